@@ -1,0 +1,1 @@
+"""Raw sets, videos and rendered clips -> the files that the engines read."""

@@ -1,0 +1,144 @@
+"""Questions about rendered clips, in CameraBench's words, and the reasoning chains that answer them.
+
+Neither the question nor a letter tells the answer: each motion is asked about as often with the answer yes as with no,
+a set share of the no's asks for the confusable partner of what the clip shows, and a choice offers all motions, each of them
+true equally often. Options therefore keep CameraBench's order ("A. No", "B. Yes"): to look a letter up in a shuffled list
+is a skill of pretrained models, which the tiny one would spend its whole training on.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from string import ascii_uppercase
+from typing import Literal
+
+import numpy as np
+
+from data_tools.prompt import user_text
+from data_tools.sample import Sample
+from rewards.motions import NAMES, PRIMITIVES, confusable, observation
+
+# https://github.com/sy77777en/CameraBench
+BINARY_QUESTIONS: dict[str, str] = {
+    "static": "Is the camera completely still without any motion or shaking?",
+    "dolly_in": "Does the camera move forward (not zooming in) with respect to the initial frame?",
+    "dolly_out": "Does the camera move backward (not zooming out) with respect to the initial frame?",
+    "pedestal_up": "Does the camera move upward (not tilting up) with respect to the initial frame?",
+    "pedestal_down": "Does the camera move downward (not tilting down) with respect to the initial frame?",
+    "truck_left": "Does the camera move leftward in the scene?",
+    "truck_right": "Does the camera move rightward in the scene?",
+    "zoom_in": "Does the camera zoom in?",
+    "zoom_out": "Does the camera zoom out?",
+    "pan_left": "Does the camera pan to the left?",
+    "pan_right": "Does the camera pan to the right?",
+    "tilt_up": "Does the camera tilt upward?",
+    "tilt_down": "Does the camera tilt downward?",
+    "roll_cw": "Does the camera roll clockwise?",
+    "roll_ccw": "Does the camera roll counterclockwise?",
+}
+CHOICE_QUESTION = "Which camera movement does the clip show?"
+Split = Literal["sft", "rl", "val", "test"]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A rendered clip: its path under the media root, the motion of its track, the scene that it was filmed in."""
+
+    video: str
+    motion: str
+    scene: str
+
+
+def binary_samples(
+    clips: Sequence[Clip], count: int, split: Split, rng: np.random.Generator, confusable_share: float = 0.5
+) -> Iterator[Sample]:
+    """`count` yes/no questions, half of each, dealt evenly over the clips.
+
+    Args:
+        confusable_share: share of the no's that ask for the look-alike of what the clip shows; the others ask for
+            anything else.
+
+    Raises:
+        ValueError: `count` is odd, or there is no clip.
+    """
+    if count % 2 or not clips:
+        raise ValueError(f"binary questions: need an even number and at least one clip, got {count} and {len(clips)}")
+    shown = [clips[number % len(clips)] for number in range(count)]
+    yes, no = shown[: count // 2], shown[count // 2 :]
+    asked = [clip.motion for clip in yes]
+    asked += _asked_in_vain([clip.motion for clip in no], Counter(asked), rng, confusable_share)
+    for number, (clip, motion) in enumerate(zip(shown, asked)):
+        yield Sample(
+            id=f"{split}-binary-{number:05d}",
+            video=clip.video,
+            question=BINARY_QUESTIONS[motion],
+            options=["No", "Yes"],  # CameraBench's order; no letter is a prior, since half of the answers are yes
+            answer="B" if motion == clip.motion else "A",
+            task="binary",
+            source="rendered",
+            split=split,
+            extras={
+                "motion": clip.motion,
+                "asked": motion,
+                "scene": clip.scene,
+                "confusable": motion == confusable(clip.motion),
+            },
+        )
+
+
+def _asked_in_vain(shown: list[str], asked_yes: Counter, rng: np.random.Generator, confusable_share: float) -> list[str]:
+    """A wrong motion to ask about per shown one; each motion as often as in `asked_yes`, as far as that goes."""
+    asked: list[str] = [""] * len(shown)
+    moving = [number for number, motion in enumerate(shown) if confusable(motion)]
+    for number in rng.permutation(moving)[: round(confusable_share * len(shown))]:
+        asked[number] = confusable(shown[number])
+    left = asked_yes - Counter(asked)
+    for number in rng.permutation([number for number, motion in enumerate(asked) if not motion]):
+        wrong = [m for m in PRIMITIVES if m not in (shown[number], confusable(shown[number]))]
+        weights = np.array([left[m] for m in wrong], float) + 1e-9
+        asked[number] = str(rng.choice(wrong, p=weights / weights.sum()))
+        left -= Counter([asked[number]])
+    return asked
+
+
+def choice_samples(clips: Sequence[Clip], count: int, split: Split) -> Iterator[Sample]:
+    """`count` questions which motion a clip shows, all 15 offered in one order; dealt evenly over the clips.
+
+    Raises:
+        ValueError: there is no clip.
+    """
+    if not clips:
+        raise ValueError("choice questions: need at least one clip")
+    for number in range(count):
+        clip = clips[number % len(clips)]
+        yield Sample(
+            id=f"{split}-choice-{number:05d}",
+            video=clip.video,
+            question=CHOICE_QUESTION,
+            options=[NAMES[motion] for motion in PRIMITIVES],
+            answer=ascii_uppercase[PRIMITIVES.index(clip.motion)],
+            task="choice",
+            source="rendered",
+            split=split,
+            extras={"motion": clip.motion, "scene": clip.scene, "confusable": confusable(clip.motion) is not None},
+        )
+
+
+def chain_for(sample: Sample) -> str:
+    """The response that a rendered clip deserves: what one sees, what that means, the letter of the answer."""
+    seen = sample.extras["motion"]
+    think = f"Seen {NAMES[seen]}."
+    if sample.task == "binary":
+        think = f"Asked {NAMES[sample.extras['asked']]}, seen {NAMES[seen]}: {sample.answer_text}."
+    return f"<observation>{observation(seen)}</observation><think>{think}</think><answer>{sample.answer}</answer>"
+
+
+def demo_texts() -> list[str]:
+    """Every wording that questions, options and chains can take, for a tokenizer to learn from."""
+    texts = []
+    for number, seen in enumerate(PRIMITIVES):
+        clip = [Clip("clip.mp4", seen, "scene")]
+        rng = np.random.default_rng(number)
+        samples = [*binary_samples(clip, 30, "sft", rng), *choice_samples(clip, 1, "sft")]
+        texts += [user_text(sample) + "\n" + chain_for(sample) for sample in samples]
+    return texts

@@ -1,0 +1,232 @@
+"""Clips of a real 3-D scene, filmed by a pinhole camera whose every pose and focal length is known.
+
+Axes, of the world and of the camera: x right, y down, z forward. A rotation vector therefore turns the camera up (x),
+right (y) and clockwise (z) where it is positive. The label of a clip is derived from the camera's track, never from
+what was asked for, so it is true by construction.
+
+How fast a camera moves is given by what one sees, its *apparent speed*: the share of the frame's width that a point
+moves per frame (a point at `REFERENCE_DEPTH` for translations, a point at the frame's edge for roll, zoom and dolly).
+"""
+
+import json
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+# The degrees of freedom of a camera: its primitive in the negative and in the positive direction.
+AXES: tuple[tuple[str, str], ...] = (
+    ("tilt_down", "tilt_up"),  # rotation about x
+    ("pan_left", "pan_right"),  # about y
+    ("roll_ccw", "roll_cw"),  # about z
+    ("truck_left", "truck_right"),  # translation along x
+    ("pedestal_up", "pedestal_down"),  # along y
+    ("dolly_out", "dolly_in"),  # along z
+    ("zoom_out", "zoom_in"),  # logarithm of the focal length
+)
+REFERENCE_DEPTH = 4.0  # metres; objects stand nearer, walls farther
+SPEEDS = (0.03, 0.055)  # apparent speed per frame
+STILL = 0.015  # a camera that moves less than this over a whole clip is static
+JITTER = 0.003  # largest apparent shake per frame of a hand-held camera
+
+
+@dataclass(frozen=True)
+class Track:
+    """A camera on its way through a clip of T frames.
+
+    Attributes:
+        positions_T3: metres, in the world.
+        rotations_T33: camera to world.
+        focal_T: focal length in pixels.
+        size: width and height of the frame in pixels.
+        fps: frames per second.
+    """
+
+    positions_T3: np.ndarray
+    rotations_T33: np.ndarray
+    focal_T: np.ndarray
+    size: int
+    fps: float
+
+    def save(self, path: Path) -> None:
+        """Write the track as JSON, whole or not at all."""
+        record = {
+            "size": self.size,
+            "fps": self.fps,
+            "position": self.positions_T3.tolist(),
+            "rotation": self.rotations_T33.tolist(),
+            "focal_length": self.focal_T.tolist(),
+        }
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(json.dumps(record))
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Track":
+        record = json.loads(path.read_text())
+        arrays = (np.array(record[key]) for key in ("position", "rotation", "focal_length"))
+        return cls(*arrays, size=record["size"], fps=record["fps"])
+
+
+def rotation(vector_3: np.ndarray) -> np.ndarray:
+    """Rotation matrix [3, 3] of a rotation vector in radians (Rodrigues)."""
+    angle = np.linalg.norm(vector_3)
+    if angle == 0:
+        return np.eye(3)
+    x, y, z = vector_3 / angle
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+
+
+def _units(focal: float, size: int) -> np.ndarray:
+    """Radians, metres and log focal length, per axis, that make a point move one frame width."""
+    width = size / focal
+    return np.array([width, width, 2.0, width * REFERENCE_DEPTH, width * REFERENCE_DEPTH, 2 * REFERENCE_DEPTH, 2.0])
+
+
+def draw_track(
+    motion: str, rng: np.random.Generator, frames: int = 4, size: int = 84, fps: float = 2.0, jitter: float = JITTER
+) -> Track:
+    """A camera that does `motion` at a random speed, from a random pose, with a random lens and a shaking hand."""
+    moves_T7 = np.zeros((frames, len(AXES)))
+    moves_T7[:, :6] = rng.uniform(-jitter, jitter, (frames, 6))
+    speed = rng.uniform(*SPEEDS)
+    for axis, ends in enumerate(AXES):
+        if motion in ends:
+            moves_T7[:, axis] += (2 * ends.index(motion) - 1) * speed * (np.arange(frames) - (frames - 1) / 2)
+    focal = size / 2 / np.tan(np.radians(rng.uniform(55, 70)) / 2)
+    start = rotation(rng.uniform(-1, 1, 3) * (0.08, 0.12, 0.04))
+    position = rng.uniform(-1, 1, 3) * (0.35, 0.25, 0.2)
+    moves_T7 *= _units(focal, size)
+    return Track(
+        positions_T3=position + moves_T7[:, 3:6] @ start.T,
+        rotations_T33=np.stack([start @ rotation(move[:3]) for move in moves_T7]),
+        focal_T=focal * np.exp(moves_T7[:, 6]),
+        size=size,
+        fps=fps,
+    )
+
+
+def motion_of_track(track: Track) -> str:
+    """The primitive that a track shows: its strongest axis, or `static` below `STILL`.
+
+    Each axis is measured against the first frame, in apparent motion, by the straight line that fits it best.
+    """
+    first = track.rotations_T33[0]
+    turns_T33 = first.T @ track.rotations_T33
+    # The antisymmetric part of a rotation is its axis times the sine of its angle.
+    skew_T3 = np.stack([turns_T33[:, 2, 1] - turns_T33[:, 1, 2], turns_T33[:, 0, 2] - turns_T33[:, 2, 0],
+                        turns_T33[:, 1, 0] - turns_T33[:, 0, 1]], axis=1)  # fmt: skip
+    shifts_T3 = (track.positions_T3 - track.positions_T3[0]) @ first
+    zooms_T1 = np.log(track.focal_T / track.focal_T[0])[:, None]
+    moves_T7 = np.hstack([skew_T3 / 2, shifts_T3, zooms_T1]) / _units(track.focal_T[0], track.size)
+    time_T = np.arange(len(moves_T7)) - (len(moves_T7) - 1) / 2
+    moved_7 = time_T @ moves_T7 / (time_T @ time_T) * (len(time_T) - 1)
+    axis = int(np.argmax(np.abs(moved_7)))
+    return AXES[axis][int(moved_7[axis] > 0)] if abs(moved_7[axis]) >= STILL else "static"
+
+
+def project(track: Track, points_N3: np.ndarray) -> np.ndarray:
+    """Pixels [T, N, 2] (x right, y down, from the frame's corner) where each frame sees the points of the world."""
+    seen_TN3 = (points_N3 - track.positions_T3[:, None]) @ track.rotations_T33
+    return track.focal_T[:, None, None] * seen_TN3[..., :2] / seen_TN3[..., 2:] + track.size / 2
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A room and the boxes in it, each with a solid texture: waves through space between two colours.
+
+    Attributes:
+        low_B3, high_B3: corners in metres; the room, seen from inside, comes first.
+        waves_BK3, phases_BK, weights_BK: wave vectors (radians per metre), phases, shares.
+        colors_B23: the two colours, RGB from 0 to 1.
+        light_3: how bright a face is that looks along x, y, z.
+    """
+
+    low_B3: np.ndarray
+    high_B3: np.ndarray
+    waves_BK3: np.ndarray
+    phases_BK: np.ndarray
+    weights_BK: np.ndarray
+    colors_B23: np.ndarray
+    light_3: np.ndarray
+
+
+def draw_scene(rng: np.random.Generator, waves: int = 4) -> Scene:
+    """A random room of about 4 x 3 x 15 metres with three to five boxes in front of the camera."""
+    boxes = int(rng.integers(3, 6))
+    centers = np.column_stack([rng.uniform(-1.5, 1.5, boxes), rng.uniform(-1, 1, boxes), rng.uniform(2.6, 4.5, boxes)])
+    halves = rng.uniform(0.2, 1, (boxes, 3)) * (0.6, 0.8, 0.5)
+    low = np.vstack([[-rng.uniform(1.8, 2.6), -rng.uniform(1.3, 1.8), -5], centers - halves])
+    high = np.vstack([[rng.uniform(1.8, 2.6), rng.uniform(1.2, 1.5), rng.uniform(9, 13)], centers + halves])
+    lengths = np.exp(rng.uniform(np.log(1.4), np.log(3.5), (boxes + 1, waves, 1)))
+    lengths[1:] *= 0.45  # near things show finer texture
+    directions = rng.normal(size=(boxes + 1, waves, 3))
+    directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
+    weights = rng.uniform(0.5, 1, (boxes + 1, waves))
+    dark, bright = rng.uniform(0, 0.3, (boxes + 1, 3)), rng.uniform(0.6, 1, (boxes + 1, 3))
+    return Scene(*(array.astype(np.float32) for array in (
+        low, high, 2 * np.pi * directions / lengths, rng.uniform(0, 2 * np.pi, (boxes + 1, waves)),
+        weights / weights.sum(1, keepdims=True), np.stack([dark, bright], 1), rng.uniform(0.7, 1, 3),
+    )))  # fmt: skip
+
+
+def render(scene: Scene, track: Track) -> np.ndarray:
+    """Frames uint8 [T, H, W, 3] of `scene` as the camera of `track` sees it, one ray per pixel."""
+    frames, size = len(track.focal_T), track.size
+    grid = np.arange(size) + 0.5 - size / 2
+    pixels = np.stack([np.tile(grid, size), np.repeat(grid, size), np.ones(size * size)])
+    origin = np.repeat(track.positions_T3, size * size, axis=0).T.astype(np.float32)
+    rays = [turn @ (pixels / [[focal], [focal], [1]]) for turn, focal in zip(track.rotations_T33, track.focal_T)]
+    ray = np.concatenate(rays, axis=1).astype(np.float32)
+    ray[np.abs(ray) < 1e-6] = 1e-6  # a ray along a wall never meets it
+    per_metre = 1 / ray
+
+    def slabs(box: int) -> tuple[np.ndarray, np.ndarray]:
+        """Distance [3, rays] at which each ray enters and leaves the slab between a box's faces, per axis."""
+        one = (scene.low_B3[box, :, None] - origin) * per_metre
+        two = (scene.high_B3[box, :, None] - origin) * per_metre
+        return np.minimum(one, two), np.maximum(one, two)
+
+    walls = slabs(0)[1]
+    face = walls.argmin(0)
+    distance = walls.min(0)
+    hit = np.zeros(len(distance), np.int64)
+    for box in range(1, len(scene.low_B3)):
+        enter, leave = slabs(box)
+        near = enter.max(0)
+        seen = np.flatnonzero((near < leave.min(0)) & (near > 0.05) & (near < distance))
+        distance[seen], hit[seen], face[seen] = near[seen], box, enter[:, seen].argmax(0)
+
+    points = origin + distance * ray
+    color = np.empty((len(hit), 3), np.float32)
+    for box in range(len(scene.low_B3)):
+        seen = np.flatnonzero(hit == box)
+        waves = np.sin(scene.waves_BK3[box] @ points[:, seen] + scene.phases_BK[box, :, None])
+        shade = np.clip(0.5 + 0.8 * scene.weights_BK[box] @ waves, 0, 1)[:, None]
+        dark, bright = scene.colors_B23[box]
+        color[seen] = dark + shade * (bright - dark)
+    color *= scene.light_3[face][:, None] * 255
+    return color.astype(np.uint8).reshape(frames, size, size, 3)
+
+
+def write_clip(path: Path, frames: np.ndarray, fps: float) -> None:
+    """Write frames uint8 [T, H, W, 3] (even height and width) as H.264; the same frames give the same bytes."""
+    partial = path.with_name(path.name + ".partial")
+    with av.open(str(partial), "w", format="mp4", options={"fflags": "+bitexact"}) as clip:
+        stream = clip.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+        stream.options = {"crf": "16", "preset": "ultrafast", "threads": "1"}
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            clip.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        clip.mux(stream.encode())
+    partial.replace(path)
+
+
+def read_clip(path: Path) -> np.ndarray:
+    """All frames of a clip, uint8 [T, H, W, 3]."""
+    with av.open(str(path)) as clip:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in clip.decode(video=0)])

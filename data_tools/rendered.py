@@ -1,0 +1,185 @@
+"""The rendered data set: clips with known camera motion, questions about them, and a sheet to look at."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from itertools import chain
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
+
+from data_tools.questions import Clip, binary_samples, chain_for, choice_samples
+from data_tools.render import JITTER, Track, draw_scene, draw_track, motion_of_track, read_clip, render, write_clip
+from data_tools.sample import write_samples
+from rewards.motions import NAMES, PRIMITIVES, observation
+
+SPLITS = ("sft", "rl", "test")
+Progress = Callable[[int, int], None]
+
+
+class RenderedError(ValueError):
+    """Settings or a folder that no data set can be built from."""
+
+
+class SplitSize(BaseModel):
+    """How many clips a split has, and how many questions of each task are dealt over them.
+
+    Attributes:
+        confusable: share of the no's that ask for the look-alike of what a clip shows.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    clips: PositiveInt
+    binary: int = Field(0, ge=0, multiple_of=2)
+    choice: int = Field(0, ge=0)
+    confusable: float = Field(0.5, ge=0, le=0.9)
+
+
+class RenderedSettings(BaseModel):
+    """What decides the bytes of a rendered data set.
+
+    Attributes:
+        sft, rl, test: sizes of the splits; they share no scene.
+        frames: per clip; even, since the vision tower merges two frames.
+        size: width and height in pixels; a multiple of 28, the side of a visual token.
+        fps: frames per second of the clips.
+        jitter: shake of the camera (apparent speed, see `data_tools.render`).
+        seed: of scenes, cameras and questions.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sft: SplitSize
+    rl: SplitSize
+    test: SplitSize
+    frames: int = Field(4, ge=2, multiple_of=2)
+    size: int = Field(84, ge=28, multiple_of=28)
+    fps: float = Field(2.0, gt=0)
+    jitter: float = Field(JITTER, ge=0, le=JITTER)
+    seed: int = Field(0, ge=0)
+
+    @field_validator(*SPLITS)
+    @classmethod
+    def _asks_something(cls, size: SplitSize) -> SplitSize:
+        if not size.binary + size.choice:
+            raise ValueError("needs binary or choice questions")
+        return size
+
+
+def build_rendered(
+    settings: RenderedSettings, folder: Path, workers: int = 1, progress: Progress = lambda done, total: None
+) -> dict[str, dict[str, int]]:
+    """Render what is missing in `folder`: clips/, sft.jsonl, rl.jsonl, test.jsonl, contact_sheet.png, counts.json.
+
+    The same settings give the same bytes, whatever the number of workers and however often it was interrupted.
+
+    Args:
+        progress: called with the number of clips that are there, and their total.
+
+    Returns:
+        counts[split]: clips, questions per task, no's, confusable no's, clips per motion.
+
+    Raises:
+        RenderedError: `workers` below 1, or a folder that holds a data set of other settings.
+    """
+    if workers < 1:
+        raise RenderedError(f"workers: need at least 1, got {workers}")
+    (folder / "clips").mkdir(parents=True, exist_ok=True)
+    _claim(folder / "settings.json", settings)
+    jobs = [(split, number) for split in SPLITS for number in range(getattr(settings, split).clips)]
+    clips: dict[str, list[Clip]] = {split: [] for split in SPLITS}
+    for done, (clip, (split, _)) in enumerate(zip(_render_all(settings, folder, jobs, workers), jobs), 1):
+        clips[split].append(clip)
+        progress(done, len(jobs))
+
+    counts = {}
+    for number, split in enumerate(SPLITS):
+        rng = np.random.default_rng([settings.seed, number])
+        size = getattr(settings, split)
+        samples = [
+            *binary_samples(clips[split], size.binary, split, rng, size.confusable),
+            *choice_samples(clips[split], size.choice, split),
+        ]
+        samples = [samples[place] for place in rng.permutation(len(samples))]
+        if split == "sft":
+            samples = [sample.model_copy(update={"chain": chain_for(sample)}) for sample in samples]
+        write_samples(folder / f"{split}.jsonl", samples)
+        no = [sample for sample in samples if sample.task == "binary" and sample.answer_text == "No"]
+        counts[split] = {
+            "clips": size.clips,
+            **Counter(sample.task for sample in samples),
+            "no": len(no),
+            "confusable_no": sum(sample.extras["confusable"] for sample in no),
+            **{f"clips/{motion}": count for motion, count in Counter(clip.motion for clip in clips[split]).items()},
+        }
+    contact_sheet(folder, list(chain(*clips.values()))).save(folder / "contact_sheet.png")
+    (folder / "counts.json").write_text(json.dumps(counts, indent=2) + "\n")
+    return counts
+
+
+def _claim(path: Path, settings: RenderedSettings) -> None:
+    """Let a folder hold the clips of one setting only."""
+    text = settings.model_dump_json(indent=2) + "\n"
+    if not path.exists():
+        path.write_text(text)
+    elif path.read_text() != text:
+        raise RenderedError(f"{path}: holds a data set of other settings; give another folder, or delete this one")
+
+
+def _render_all(settings: RenderedSettings, folder: Path, jobs: list[tuple[str, int]], workers: int) -> Iterable[Clip]:
+    render_one = partial(render_clip, settings, folder)
+    if workers == 1:
+        yield from map(render_one, jobs)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(render_one, jobs, chunksize=16)
+
+
+def render_clip(settings: RenderedSettings, folder: Path, job: tuple[str, int]) -> Clip:
+    """Render clip number `job[1]` of split `job[0]` and its track, unless both are there already."""
+    split, number = job
+    name = f"{split}-{number:05d}"
+    video, track_file = folder / "clips" / f"{name}.mp4", folder / "clips" / f"{name}.json"
+    if video.exists() and track_file.exists():
+        return Clip(f"clips/{video.name}", motion_of_track(Track.load(track_file)), name)
+    frames, track = draw_clip(settings, split, number)
+    track.save(track_file)
+    write_clip(video, frames, settings.fps)
+    return Clip(f"clips/{video.name}", motion_of_track(track), name)
+
+
+def draw_clip(settings: RenderedSettings, split: str, number: int) -> tuple[np.ndarray, Track]:
+    """Frames uint8 [T, H, W, 3] and track of a clip; the primitives take turns."""
+    rng = np.random.default_rng([settings.seed, SPLITS.index(split), number])
+    scene = draw_scene(rng)
+    motion = PRIMITIVES[number % len(PRIMITIVES)]
+    track = draw_track(motion, rng, settings.frames, settings.size, settings.fps, settings.jitter)
+    return render(scene, track), track
+
+
+def contact_sheet(folder: Path, clips: Iterable[Clip], zoom: int = 2) -> Image.Image:
+    """One row per primitive: its name, what is to be seen, the frames of one clip under a cross that stands still."""
+    first: dict[str, Clip] = {}
+    for clip in clips:
+        first.setdefault(clip.motion, clip)
+    shown = [motion for motion in PRIMITIVES if motion in first]
+    rows = [read_clip(folder / first[motion].video).repeat(zoom, axis=1).repeat(zoom, axis=2) for motion in shown]
+    frames, side = rows[0].shape[:2]
+    label, gap = 300, 4
+    sheet = Image.new("RGB", (label + frames * (side + gap), len(rows) * (side + gap)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, motion in enumerate(shown):
+        top = row * (side + gap)
+        draw.text((8, top + side // 2 - 20), f"{NAMES[motion]}\n\n{observation(motion)}", fill="black")
+        for column, frame in enumerate(rows[row]):
+            left = label + column * (side + gap)
+            sheet.paste(Image.fromarray(frame), (left, top))
+            draw.line([(left + side // 2, top), (left + side // 2, top + side - 1)], fill="white")
+            draw.line([(left, top + side // 2), (left + side - 1, top + side // 2)], fill="white")
+    return sheet

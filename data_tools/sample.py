@@ -1,0 +1,103 @@
+"""The one typed record that every source is read into and every engine file is written from."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from string import ascii_uppercase
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+Task = Literal["binary", "choice"]
+
+
+class SampleError(ValueError):
+    """A record that breaks the contract; the message names file, line and field."""
+
+
+class Sample(BaseModel):
+    """One question about one clip.
+
+    Attributes:
+        id: unique within its file.
+        video: path of the clip relative to the media root, with forward slashes.
+        question: text of the question, without options.
+        options: option texts in the order shown; their letters are A, B, C ...
+        answer: letter of the right option for `binary` and `choice`.
+        task: decides how the answer is scored.
+        source: where the record comes from (a data set's name, or "rendered").
+        split: which part of the work may use it; no clip stands in two splits.
+        chain: a reasoning chain for SFT (a whole response), or None.
+        extras: what only some tasks know, e.g. `motion` (what the camera really does) of a rendered clip.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    id: str = Field(min_length=1)
+    video: str = Field(min_length=1)
+    question: str = Field(min_length=1)
+    options: list[str] = []
+    answer: str = Field(min_length=1)
+    task: Task
+    source: str = Field(min_length=1)
+    split: Literal["sft", "rl", "val", "test"]
+    chain: str | None = None
+    extras: dict[str, Any] = {}
+
+    @field_validator("video")
+    @classmethod
+    def _stays_under_the_media_root(cls, video: str) -> str:
+        path = PurePosixPath(video)
+        if path.is_absolute() or ".." in path.parts or "\\" in video:
+            raise ValueError(f"{video!r} must be relative and stay under the media root")
+        return video
+
+    @model_validator(mode="after")
+    def _answer_is_an_option(self) -> "Sample":
+        if self.task in ("binary", "choice"):
+            if len(self.options) < 2 or len(set(self.options)) != len(self.options):
+                raise ValueError(f"options: {self.task} needs two or more different options, got {self.options}")
+            if self.answer not in ascii_uppercase[: len(self.options)]:
+                raise ValueError(f"answer: {self.answer!r} is no letter of the {len(self.options)} options")
+        return self
+
+    @property
+    def answer_text(self) -> str:
+        """Text of the right option."""
+        return self.options[ascii_uppercase.index(self.answer)] if self.options else self.answer
+
+
+def read_samples(path: Path) -> Iterator[Sample]:
+    """Stream the samples of a JSON Lines file.
+
+    Raises:
+        SampleError: naming file, line and field of the first bad record, a repeated id, or an empty file.
+    """
+    ids: set[str] = set()
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                sample = Sample.model_validate_json(line)
+            except ValidationError as error:
+                first = error.errors()[0]
+                where = ".".join(map(str, first["loc"])) or "record"
+                raise SampleError(f"{path}:{number}: {where}: {first['msg']}") from error
+            if sample.id in ids:
+                raise SampleError(f"{path}:{number}: id: {sample.id!r} stands twice")
+            ids.add(sample.id)
+            yield sample
+    if not ids:
+        raise SampleError(f"{path}: holds no sample")
+
+
+def write_samples(path: Path, samples: Iterable[Sample]) -> int:
+    """Write samples as JSON Lines, whole or not at all, and give their number."""
+    count = 0
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as out:
+        for sample in samples:
+            record = sample.model_dump(exclude_none=True)
+            out.write(json.dumps(record, ensure_ascii=False) + "\n")
+            count += 1
+    partial.replace(path)
+    return count

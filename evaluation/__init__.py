@@ -1,0 +1,1 @@
+"""Predictions -> tables, plots and the report."""

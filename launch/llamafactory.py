@@ -1,0 +1,62 @@
+"""Render a recipe into LLaMA-Factory's SFT configuration (version 0.9.5)."""
+
+from typing import Any
+
+from launch.run import Run
+
+
+def render(run: Run) -> dict[str, Any]:
+    """LLaMA-Factory's own keys; `recipe.sft.engine` is laid over them."""
+    recipe, sft = run.recipe, run.recipe.sft
+    cpu = recipe.cluster.device == "cpu"
+    return {
+        # model
+        "model_name_or_path": run.base_model,
+        "trust_remote_code": recipe.model.trust_remote_code,
+        "template": recipe.model.template,
+        "flash_attn": "sdpa" if cpu else "fa2",
+        # media budget
+        "video_fps": recipe.media.fps,
+        "video_maxlen": recipe.media.max_frames,
+        "video_max_pixels": recipe.media.max_pixels,
+        "video_min_pixels": recipe.media.min_pixels,
+        # method
+        "stage": "sft",
+        "do_train": True,
+        "finetuning_type": "full",
+        "freeze_vision_tower": sft.freeze_vision_tower,
+        "freeze_multi_modal_projector": sft.freeze_multi_modal_projector,
+        "freeze_language_model": False,
+        "deepspeed": sft.deepspeed,
+        # data
+        "dataset_dir": str(run.data / "llamafactory"),
+        "media_dir": str(run.media_root),
+        "dataset": "sft",
+        "cutoff_len": sft.cutoff_len,
+        "overwrite_cache": True,
+        "preprocessing_num_workers": 1 if cpu else 16,
+        "dataloader_num_workers": 0 if cpu else 4,
+        # training
+        "num_train_epochs": sft.num_train_epochs,
+        "learning_rate": sft.learning_rate,
+        "lr_scheduler_type": sft.lr_scheduler_type,
+        "warmup_steps": sft.warmup_steps,
+        "per_device_train_batch_size": sft.per_device_train_batch_size,
+        "gradient_accumulation_steps": sft.gradient_accumulation_steps,
+        "weight_decay": sft.weight_decay,
+        "max_grad_norm": sft.max_grad_norm,
+        "disable_gradient_checkpointing": cpu,
+        "use_cpu": cpu,
+        "bf16": recipe.model.dtype == "bfloat16",
+        "fp16": False,
+        "seed": recipe.seed,
+        "data_seed": recipe.seed,
+        # output: the optimizer is saved too, so that a killed run goes on from its last epoch
+        "output_dir": str(run.folder / "sft"),
+        "save_strategy": "epoch",
+        "save_only_model": False,
+        "logging_steps": 5,
+        "plot_loss": False,
+        "report_to": "none",
+        **sft.engine,
+    }

@@ -1,0 +1,84 @@
+"""Stage `sft`: supervised fine-tuning on reasoning chains, in LLaMA-Factory.
+
+python -m launch.sft experiment=demo sft.learning_rate=5e-4
+"""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import yaml
+
+from launch.engine import run_engine
+from launch.llamafactory import render
+from launch.recipe import Recipe, command
+from launch.run import Run, console, open_run, stage
+
+
+def train(run: Run) -> None:
+    """Render the configuration, set half-written checkpoints aside, train from the last whole one."""
+    from data_tools.sample import read_samples
+
+    folder = run.folder / "sft"
+    if run.recipe.force and folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(exist_ok=True)
+    config = render(run)
+    last = last_whole_checkpoint(folder)
+    if last is not None:
+        config["resume_from_checkpoint"] = str(last)
+        console.print(f"  going on from {last}")
+    else:
+        (folder / "trainer_log.jsonl").unlink(missing_ok=True)
+    path = folder / "llamafactory.yaml"
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    sft = run.recipe.sft
+    samples = sum(1 for _ in read_samples(run.data / "sft.jsonl"))
+    gpus = run.recipe.cluster.gpus_per_node
+    batch = sft.per_device_train_batch_size * sft.gradient_accumulation_steps * gpus
+    steps = math.ceil(samples / batch) * sft.num_train_epochs
+    launcher = [] if gpus == 1 else ["torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}", "-m"]
+    run_engine(
+        run.recipe,
+        [*launcher, "launch.sft_engine", str(path)],
+        run.log("sft"),
+        "SFT in LLaMA-Factory",
+        steps,
+        lambda: _steps_done(folder / "trainer_log.jsonl"),
+    )
+    console.print(f"  checkpoints, one per epoch: {folder}")
+
+
+def last_whole_checkpoint(folder: Path) -> Path | None:
+    """The last checkpoint that was written to its end; half-written ones are renamed, with a warning."""
+    whole = []
+    for path in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])):
+        if (path / "trainer_state.json").exists():  # transformers writes it last
+            whole.append(path)
+        else:
+            aside = path.with_name(f"incomplete-{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+            console.print(f"  [yellow]warning[/] {path} is half written: kept as {aside.name}, not used")
+    return whole[-1] if whole else None
+
+
+def _steps_done(log: Path) -> int:
+    if not log.exists():
+        return 0
+    lines = log.read_text().splitlines()
+    return json.loads(lines[-1])["current_steps"] if lines else 0
+
+
+@command
+def main(recipe: Recipe) -> None:
+    run = open_run(recipe)
+    run.require("data", "model")
+    with stage(run, "sft") as needed:
+        if needed:
+            train(run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Render a recipe into verl's GRPO configuration (version 0.9.1, V1 trainer)."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from launch.recipe import RecipeError
+from launch.run import Run
+
+# Below these keys verl takes whatever it is given; everywhere else a key that verl does not know is an error.
+_OPEN = (
+    "actor_rollout_ref.model.override_config.",
+    "actor_rollout_ref.actor.fsdp_config.mixed_precision",
+    "actor_rollout_ref.ref.fsdp_config.mixed_precision",
+    "actor_rollout_ref.rollout.engine_kwargs.vllm.",
+    "actor_rollout_ref.rollout.agent.agent_loop_manager_class",
+    "actor_rollout_ref.rollout.enable_sleep_mode",
+    "algorithm.camreasoner",
+    "data.mm_processor_kwargs.",
+    "ray_kwargs.ray_init.",
+    "reward.custom_reward_function.reward_kwargs",
+)
+
+
+def render(run: Run, total_steps: int, ray_temp: Path | None = None) -> DictConfig:
+    """verl's whole configuration: its own defaults, then the recipe, then `rl.engine`.
+
+    Raises:
+        RecipeError: a key that verl does not have, or a value of the wrong type.
+    """
+    package = Path(importlib.util.find_spec("verl").origin).parent  # found without being imported
+    with initialize_config_dir(str(package / "trainer" / "config"), version_base=None):
+        config = compose("ppo_trainer")
+    for key, value in (_settings(run, total_steps, ray_temp) | run.recipe.rl.engine).items():
+        try:
+            OmegaConf.update(config, key, value, force_add=key.startswith(_OPEN))
+        except OmegaConfBaseException as error:
+            raise RecipeError(f"verl refuses {key}={value!r}: {str(error).splitlines()[0]}") from error
+    return config
+
+
+def _settings(run: Run, total_steps: int, ray_temp: Path | None) -> dict[str, Any]:
+    recipe, rl, cluster = run.recipe, run.recipe.rl, run.recipe.cluster
+    folder = run.folder / "rl"
+    actor, ref, rollout = "actor_rollout_ref.actor.", "actor_rollout_ref.ref.", "actor_rollout_ref.rollout."
+    settings = {
+        # data
+        "data.train_files": str(run.data / "verl" / "rl.parquet"),
+        "data.val_files": str(run.data / "verl" / "test.parquet"),
+        "data.train_batch_size": rl.rollout_batch_size,
+        "data.max_prompt_length": rl.max_prompt_length,
+        "data.max_response_length": rl.max_response_length,
+        "data.seed": recipe.seed,
+        "data.dataloader_num_workers": 0 if cluster.device == "cpu" else 8,
+        "data.custom_cls.path": "pkg://launch.verl_plugin.rollout",
+        "data.custom_cls.name": "ClipDataset",
+        "data.mm_processor_kwargs.fps": recipe.media.fps,
+        "data.trust_remote_code": recipe.model.trust_remote_code,
+        # actor
+        "actor_rollout_ref.model.path": run.sft_checkpoint(rl.start_epoch),
+        "actor_rollout_ref.model.trust_remote_code": recipe.model.trust_remote_code,
+        actor + "strategy": "fsdp2",
+        actor + "ppo_mini_batch_size": rl.global_batch_size,
+        actor + "ppo_micro_batch_size_per_gpu": rl.micro_batch_size_per_gpu,
+        actor + "optim.lr": rl.learning_rate,
+        actor + "optim.weight_decay": rl.weight_decay,
+        actor + "clip_ratio": rl.clip_ratio,
+        actor + "clip_ratio_low": rl.clip_ratio,
+        actor + "clip_ratio_high": rl.clip_ratio,
+        actor + "use_kl_loss": rl.kl_coef > 0,
+        actor + "kl_loss_coef": rl.kl_coef,
+        actor + "entropy_coeff": rl.entropy_coef,
+        actor + "freeze_vision_tower": rl.freeze_vision_tower,
+        actor + "fsdp_config.seed": recipe.seed,
+        actor + "data_loader_seed": recipe.seed,
+        ref + "log_prob_micro_batch_size_per_gpu": rl.micro_batch_size_per_gpu,
+        # rollout
+        rollout + "name": "vllm",
+        rollout + "n": rl.group_size,
+        rollout + "temperature": rl.temperature,
+        rollout + "seed": recipe.seed,
+        rollout + "calculate_log_probs": True,
+        rollout + "tensor_model_parallel_size": rl.rollout.tensor_parallel_size,
+        rollout + "gpu_memory_utilization": rl.rollout.gpu_memory_utilization,
+        rollout + "max_num_seqs": rl.rollout.max_num_seqs,
+        rollout + "max_num_batched_tokens": rl.rollout.max_num_batched_tokens,
+        rollout + "max_model_len": rl.max_prompt_length + rl.max_response_length,
+        rollout + "enforce_eager": rl.rollout.enforce_eager,
+        rollout + "log_prob_micro_batch_size_per_gpu": rl.micro_batch_size_per_gpu,
+        rollout + "engine_kwargs.vllm.limit_mm_per_prompt": {"image": 0, "video": 1},
+        rollout + "agent.agent_loop_manager_class": "launch.verl_plugin.rollout.AgentLoopManager",
+        rollout + "agent.default_agent_loop": "clip_agent",
+        # reward and advantage
+        "reward.custom_reward_function.path": "pkg://launch.verl_plugin.reward",
+        "reward.custom_reward_function.name": "compute_score",
+        "reward.custom_reward_function.reward_kwargs": recipe.reward.model_dump(),
+        "algorithm.adv_estimator": "camreasoner",
+        "algorithm.camreasoner": recipe.advantage.model_dump(),
+        "algorithm.filter_groups.enable": rl.filter.enabled,
+        "algorithm.filter_groups.metric": rl.filter.metric,
+        # trainer
+        "trainer.use_v1": True,
+        "trainer.v1.trainer_mode": "camreasoner",
+        "trainer.nnodes": cluster.nodes,
+        "trainer.n_gpus_per_node": cluster.gpus_per_node,
+        "trainer.total_epochs": max(rl.epochs, 10**6 if rl.steps else 0),
+        "trainer.total_training_steps": total_steps,
+        "trainer.save_freq": rl.save_every,
+        "trainer.max_actor_ckpt_to_keep": rl.keep_checkpoints,
+        "trainer.test_freq": -1,  # evaluation is a stage of its own, by the same scorer for every model
+        "trainer.val_before_train": False,
+        "trainer.resume_mode": "auto",
+        "trainer.default_local_dir": str(folder / "checkpoints"),
+        "trainer.rollout_data_dir": str(folder / "rollouts"),
+        "trainer.project_name": "camreasoner",
+        "trainer.experiment_name": f"{recipe.experiment}/{recipe.name}",
+        "trainer.logger": ["console", "file", "tensorboard"],
+        "ray_kwargs.ray_init.include_dashboard": False,
+    }
+    if ray_temp is not None:
+        settings["ray_kwargs.ray_init._temp_dir"] = str(ray_temp)
+    return settings | (_cpu_settings(run) if cluster.device == "cpu" else {})
+
+
+def _cpu_settings(run: Run) -> dict[str, Any]:
+    """What a machine without a GPU needs: gloo, fp32, no sleep mode, one worker of each kind, small buffers."""
+    fp32 = {"param_dtype": "fp32", "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
+    actor, ref, rollout = "actor_rollout_ref.actor.", "actor_rollout_ref.ref.", "actor_rollout_ref.rollout."
+    cluster = run.recipe.cluster
+    return {
+        "trainer.device": "cpu",
+        "actor_rollout_ref.model.use_remove_padding": False,
+        "actor_rollout_ref.model.override_config.attn_implementation": "sdpa",
+        "actor_rollout_ref.model.enable_gradient_checkpointing": False,
+        actor + "use_torch_compile": False,
+        actor + "fsdp_config.use_torch_compile": False,
+        actor + "fsdp_config.mixed_precision": fp32,
+        ref + "fsdp_config.use_torch_compile": False,
+        ref + "fsdp_config.mixed_precision": fp32,
+        rollout + "dtype": "float32",
+        rollout + "free_cache_engine": False,
+        rollout + "enable_sleep_mode": False,
+        rollout + "engine_kwargs.vllm.skip_mm_profiling": True,
+        rollout + "agent.num_workers": 1,
+        rollout + "checkpoint_engine.update_weights_bucket_megabytes": 64,
+        "reward.num_workers": 1,
+        "transfer_queue.backend.SimpleStorage.num_data_storage_units": 1,
+        # A GPU is a logical place here: verl's resource check knows no other (single_controller/ray/base.py:230).
+        "ray_kwargs.ray_init.num_gpus": cluster.gpus_per_node,
+        "ray_kwargs.ray_init.num_cpus": 16,
+        "ray_kwargs.ray_init.object_store_memory": 10**9,
+    }

@@ -1,0 +1,125 @@
+"""Every run-time mend of an engine, one function each: what is wrong, where, in which version.
+
+tests/launch/test_patches.py holds a test per mend that fails once the engine no longer needs it. What only a machine
+without a GPU needs stands in `cpu.py`.
+"""
+
+import itertools
+
+from launch.verl_plugin.imports import after_import
+
+
+def apply() -> None:
+    """Hang every mend on the import of its module."""
+    after_import("transformers.models.qwen2_5_vl.modeling_qwen2_5_vl")(mrope_positions)
+    after_import("transformers.models.qwen2_5_vl.processing_qwen2_5_vl")(seconds_per_grid_for_verl)
+    after_import("vllm.model_executor.models.qwen2_5_vl")(seconds_per_grid_for_vllm)
+    after_import("verl.utils.tensordict_utils")(equal_length_position_ids)
+
+
+def mrope_positions(module) -> None:
+    """transformers 5.9.0, modeling_qwen2_5_vl.py:1070 and :1077.
+
+    `int(second_per_grid_ts)` cuts fractions (0.5 s between patches becomes 0: all frames at one time), and the text
+    after a clip continues at max(height, width) instead of max(time, height, width), so that it overlaps a long clip.
+    The reference formula (Qwen2.5-VL technical report, section 2.1.2; what vLLM computes) has neither fault.
+    """
+    import torch
+
+    def get_rope_index(
+        self,
+        input_ids,
+        mm_token_type_ids,
+        image_grid_thw=None,
+        video_grid_thw=None,
+        second_per_grid_ts=None,
+        attention_mask=None,
+        **_,
+    ):
+        """M-RoPE positions (3, batch, length) and, per row, the offset (batch, 1) at which generation goes on."""
+        vision = self.config.vision_config
+        grids = {1: iter(() if image_grid_thw is None else image_grid_thw)}
+        grids[2] = iter(() if video_grid_thw is None else video_grid_thw)
+        seconds = itertools.repeat(1.0) if second_per_grid_ts is None else iter(second_per_grid_ts)
+        positions = torch.zeros(3, *input_ids.shape, dtype=input_ids.dtype, device=input_ids.device)
+        deltas = []
+        for row in range(len(input_ids)):
+            keep = torch.ones_like(input_ids[row]) if attention_mask is None else attention_mask[row]
+            keep = keep.bool()
+            parts, start = [], 0
+            for kind, run in itertools.groupby(mm_token_type_ids[row][keep].tolist()):
+                left = len(list(run))
+                while left > 0:  # two clips may stand next to each other in one run
+                    if kind == 0:
+                        part = torch.arange(left).expand(3, -1) + start
+                    else:
+                        t, h, w = (int(size) for size in next(grids[kind]))
+                        h, w = h // vision.spatial_merge_size, w // vision.spatial_merge_size
+                        step = float(next(seconds)) * vision.tokens_per_second if kind == 2 else 1.0
+                        time = (torch.arange(t, dtype=torch.float64) * step).long()
+                        part = torch.stack(torch.meshgrid(time, torch.arange(h), torch.arange(w), indexing="ij"))
+                        part = part.reshape(3, -1) + start
+                    parts.append(part)
+                    start, left = int(part.max()) + 1, left - part.shape[1]
+            row_positions = torch.cat(parts, dim=1).to(positions)
+            positions[:, row, keep] = row_positions
+            deltas.append(int(row_positions.max()) + 1 - int(keep.sum()))
+        return positions, torch.tensor(deltas, device=input_ids.device).unsqueeze(1)
+
+    module.Qwen2_5_VLModel.get_rope_index = get_rope_index
+
+
+def seconds_per_grid_for_verl(module) -> None:
+    """verl 0.9.1, agent_loop.py:948: asks the processor for `get_rope_index_kwargs`, which no processor defines.
+
+    Without it the trainer takes one second between temporal patches, whatever the clip's frame rate.
+    """
+
+    def get_rope_index_kwargs(self, multi_modal_inputs):
+        seconds = multi_modal_inputs.get("second_per_grid_ts")
+        return {} if seconds is None else {"second_per_grid_ts": seconds}
+
+    module.Qwen2_5_VLProcessor.get_rope_index_kwargs = get_rope_index_kwargs
+
+
+def seconds_per_grid_for_vllm(module) -> None:
+    """vLLM 0.24.0, multimodal/parse.py:652: drops the metadata of Qwen2.5-VL videos, so 24 fps is assumed.
+
+    The media budget fixes one frame rate for all clips of a recipe; it arrives as `mm_processor_kwargs={"fps": ...}`
+    and decides the seconds between temporal patches.
+    """
+    processor_class = module.Qwen2_5_VLMultiModalProcessor
+    call = processor_class._call_hf_processor
+
+    def _call_hf_processor(self, prompt, mm_data, mm_kwargs, tok_kwargs):
+        import torch
+
+        out = call(self, prompt, mm_data, mm_kwargs, tok_kwargs)
+        if "fps" in mm_kwargs and "video_grid_thw" in out:
+            seconds = self.info.get_hf_config().vision_config.temporal_patch_size / float(mm_kwargs["fps"])
+            out["second_per_grid_ts"] = torch.full((len(out["video_grid_thw"]),), seconds)
+        return out
+
+    processor_class._call_hf_processor = _call_hf_processor
+
+
+def equal_length_position_ids(module) -> None:
+    """verl 0.9.1, tensordict_utils.py:910: batches whose samples all have one length crash.
+
+    Position ids (4, length) of equal lengths are stored as a jagged tensor that is ragged in the wrong dimension, and
+    `maybe_fix_3d_position_ids` then splits it by lengths along it.
+    """
+    fix = module.maybe_fix_3d_position_ids
+
+    def maybe_fix_3d_position_ids(data):
+        positions = data["position_ids"] if "position_ids" in data.keys() else None
+        if positions is not None and positions.is_nested and positions.dim() == 3:
+            values, offsets = positions.values(), positions.offsets()
+            total = int(offsets[-1])
+            if values.shape[0] == total != values.shape[-1]:
+                rows = list(values.split(offsets.diff().tolist(), dim=0))
+                data["position_ids"] = module.nested_tensor_from_tensor_list(rows, ragged_idx=2)
+                return
+        fix(data)
+
+    module.maybe_fix_3d_position_ids = maybe_fix_3d_position_ids

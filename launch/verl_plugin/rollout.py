@@ -1,0 +1,91 @@
+"""Rollouts that can be repeated, and clips that are decoded once per prompt instead of three times per rollout."""
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from typing import Any
+
+import ray
+from verl.experimental.agent_loop.agent_loop import register
+from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
+from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
+from verl.utils.dataset.rl_dataset import RLHFDataset
+
+_CLIPS_KEPT = 64  # in flight at once in one agent loop worker; one 64-frame clip of 262,144 pixels is about 200 MB
+
+
+class _Cache(OrderedDict):
+    """The last `_CLIPS_KEPT` values by key."""
+
+    def put(self, key, value):
+        self[key] = value
+        while len(self) > _CLIPS_KEPT:
+            self.popitem(last=False)
+        return value
+
+
+class ClipDataset(RLHFDataset):
+    """verl's data set, whose clips are decoded once for all rollouts of a prompt."""
+
+    _decoding: _Cache = _Cache()
+
+    @classmethod
+    async def process_multi_modal_info(cls, messages, image_patch_size, config):
+        """Images, videos ((frames, metadata) each) and audios of the messages; the group shares one decoding."""
+        key = hashlib.sha256(repr(messages).encode()).digest()
+        if key not in cls._decoding:
+            decode = super().process_multi_modal_info(messages, image_patch_size=image_patch_size, config=config)
+            cls._decoding.put(key, asyncio.ensure_future(decode))
+        return await asyncio.shield(cls._decoding[key])
+
+
+@register("clip_agent")
+class ClipAgentLoop(SingleTurnAgentLoop):
+    """verl's single turn, whose prompt is tokenised once for all rollouts of a prompt."""
+
+    _prompts: _Cache = _Cache()
+
+    async def ct_build_initial_tokens(self, messages, **media):
+        """Token ids of the prompt, placeholders of the clip expanded."""
+        key = hashlib.sha256(repr(messages).encode()).digest()
+        if key not in self._prompts:
+            self._prompts.put(key, asyncio.ensure_future(super().ct_build_initial_tokens(messages, **media)))
+        return list(await asyncio.shield(self._prompts[key]))
+
+
+# verl decorates its worker with ray.remote; the class itself is what can be extended.
+class AgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
+    """verl's worker, with a sampling seed per rollout and the processor's features shared by a group."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._features: _Cache = _Cache()
+
+    async def _run_agent_loop(self, sampling_params, trajectory, *, agent_name, trace=True, **kwargs):
+        # One seed per (step, prompt, rollout): the same tokens whatever the order in which requests are served, and
+        # after a resume. (verl's own full_determinism gives every rollout of a group the same seed.)
+        name = f"{self.rollout_config.seed}/{kwargs['uid']}/{kwargs['session_id']}"
+        seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+        return await super()._run_agent_loop(
+            {**sampling_params, "seed": seed}, trajectory, agent_name=agent_name, trace=trace, **kwargs
+        )
+
+    def _compute_multi_modal_inputs(self, output, input_ids):
+        videos = (output.multi_modal_data or {}).get("videos")
+        if not videos:
+            return super()._compute_multi_modal_inputs(output, input_ids)
+        # The frames are shared by the group (ClipDataset), so their identity is the key; keeping them keeps it valid.
+        key = tuple(id(frames) for frames, _ in videos)
+        if key not in self._features:
+            features = super()._compute_multi_modal_inputs(output, input_ids)
+            # Token types follow the text and are recomputed from the ids by the caller; only their presence counts.
+            self._features.put(key, (videos, features))
+        return dict(self._features[key][1])
+
+
+class AgentLoopManager(AgentLoopManagerTQ):
+    """verl's manager with our worker."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.agent_loop_workers_class = ray.remote(AgentLoopWorker)

@@ -1,0 +1,1 @@
+"""Response + sample -> components -> reward -> advantage. Imports no engine."""
