@@ -86,7 +86,9 @@ def binary_samples(
         )
 
 
-def _asked_in_vain(shown: list[str], asked_yes: Counter, rng: np.random.Generator, confusable_share: float) -> list[str]:
+def _asked_in_vain(
+    shown: list[str], asked_yes: Counter, rng: np.random.Generator, confusable_share: float
+) -> list[str]:
     """A wrong motion to ask about per shown one; each motion as often as in `asked_yes`, as far as that goes."""
     asked: list[str] = [""] * len(shown)
     moving = [number for number, motion in enumerate(shown) if confusable(motion)]

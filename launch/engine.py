@@ -1,18 +1,21 @@
 """Run an engine in a process of its own: quiet, watched, and ended when it hangs or when we die."""
 
-import ctypes
+import hashlib
 import os
-import signal
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from launch.errors import LaunchError
+from launch.process import SharedMemory, die_with_parent, end
 from launch.recipe import ROOT, Recipe
 from launch.run import console
 
@@ -77,20 +80,24 @@ def run_engine(
     """
     limit = recipe.cluster.time_limit_minutes * 60
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as out, progress_bar() as bar:
+    shared = SharedMemory(log.with_suffix(".shm"))
+    with scratch_folder(log) as scratch, shared, log.open("wb") as out, progress_bar() as bar:
         process = subprocess.Popen(
             [sys.executable, "-m", *command],
             stdout=out,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             cwd=ROOT,
-            env=engine_env(recipe) | (env or {}),
-            preexec_fn=_die_with_parent,
+            env=engine_env(recipe) | {"TMPDIR": str(scratch)} | (env or {}),
+            preexec_fn=die_with_parent,
         )
         task = bar.add_task(what, total=total)
         seen, moved = (-1, -1), time.monotonic()
+        family = {psutil.Process(process.pid)}
         try:
             while process.poll() is None:
+                family |= _descendants(process.pid)
+                shared.note()
                 state = (done(), log.stat().st_size)
                 if state != seen:
                     seen, moved = state, time.monotonic()
@@ -100,35 +107,35 @@ def run_engine(
                 time.sleep(POLL_SECONDS)
             bar.update(task, completed=min(done(), total))
         finally:
-            end_process_tree(process)
+            end(family)  # Ray's daemons and workers, vLLM's engine core: whatever the engine left behind
+            process.wait()
     if process.returncode != 0:
         raise LaunchError(f"{what} failed (exit code {process.returncode}); {_reason(log)}\nsee {log}")
 
 
-def end_process_tree(process: subprocess.Popen) -> None:
-    """End a process and all its descendants: Ray's daemons, workers and vLLM's engine core among them."""
+def scratch_path(log: Path) -> Path:
+    """Temporary folder of the engine that writes `log`; short, since sockets in it may have 107 characters."""
+    name = hashlib.sha256(str(log).encode()).hexdigest()[:10]
+    return Path(tempfile.gettempdir()) / f"camreasoner-{name}"
+
+
+@contextmanager
+def scratch_folder(log: Path) -> Iterator[Path]:
+    """The engine's temporary folder, empty at first and gone afterwards, also what a killed run left."""
+    folder = scratch_path(log)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
     try:
-        family = psutil.Process(process.pid).children(recursive=True)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _descendants(pid: int) -> set[psutil.Process]:
+    try:
+        return set(psutil.Process(pid).children(recursive=True))
     except psutil.NoSuchProcess:
-        family = []
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    for member in family:
-        try:
-            member.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(family, timeout=10)
-
-
-def _die_with_parent() -> None:
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        return set()
 
 
 def _reason(log: Path) -> str:

@@ -3,15 +3,13 @@
 python -m launch.rl experiment=demo reward.format_weight=0.3
 """
 
-import hashlib
 import json
 import shutil
-import tempfile
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from launch.engine import run_engine
+from launch.engine import run_engine, scratch_path
 from launch.errors import LaunchError
 from launch.recipe import Recipe, command
 from launch.run import Run, console, open_run, stage
@@ -41,15 +39,13 @@ def train(run: Run) -> None:
         shutil.rmtree(folder)
     folder.mkdir(exist_ok=True)
     steps = total_steps(run)
-    ray_temp = _ray_temp(run)
-    config = render(run, steps, ray_temp)
+    config = render(run, steps, scratch_path(run.log("rl")) / "ray")
     path = folder / "verl.yaml"
     path.write_text(OmegaConf.to_yaml(config))
     metrics = folder / "metrics.jsonl"
     begun = forget_steps_after_checkpoint(folder)
     if begun:
         console.print(f"  going on after step {begun}")
-    shutil.rmtree(ray_temp, ignore_errors=True)
     run_engine(
         run.recipe,
         ["launch.rl_engine", str(path)],
@@ -59,7 +55,6 @@ def train(run: Run) -> None:
         lambda: _lines(metrics),
         env={"VERL_FILE_LOGGER_PATH": str(metrics), "TENSORBOARD_DIR": str(folder / "tensorboard")},
     )
-    shutil.rmtree(ray_temp, ignore_errors=True)
     if _lines(metrics) < steps:
         raise LaunchError(f"verl ended after {_lines(metrics)} of {steps} steps; see {run.log('rl')}")
     console.print(f"  metrics: {metrics}\n  rollouts: {folder / 'rollouts'}")
@@ -89,12 +84,6 @@ def forget_steps_after_checkpoint(folder: Path) -> int:
 
 def _lines(path: Path) -> int:
     return len(path.read_text().splitlines()) if path.exists() else 0
-
-
-def _ray_temp(run: Run) -> Path:
-    """Ray's sockets need a short path; each run has its own, so that runs do not meet."""
-    name = hashlib.sha256(str(run.folder).encode()).hexdigest()[:10]
-    return Path(tempfile.gettempdir()) / f"camreasoner-{name}"
 
 
 @command

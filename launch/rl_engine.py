@@ -1,13 +1,13 @@
 """verl's V1 trainer on a rendered configuration: python -m launch.rl_engine CONFIG.yaml"""
 
+import json
 import os
 import secrets
 import subprocess
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
-import psutil
 from omegaconf import DictConfig, OmegaConf
 
 
@@ -31,34 +31,23 @@ def start_forking(config: DictConfig) -> None:
     import for 15 s each are most of a short run on two cores."""
     from launch import zygote
 
-    ray = config.ray_kwargs.ray_init
-    folder = Path(ray._temp_dir)
+    settings = OmegaConf.to_container(config.ray_kwargs.ray_init)
+    folder = Path(settings["_temp_dir"])
     folder.mkdir(mode=0o700, parents=True)
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    command = [
-        *("ray.scripts.scripts", "start", "--head", "--block", "--port=0", "--node-ip-address=127.0.0.1"),
-        *("--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={folder}"),
-        *(f"--num-cpus={ray.num_cpus}", f"--num-gpus={ray.num_gpus}"),
-        f"--object-store-memory={ray.object_store_memory}",
-    ]
-    node = subprocess.Popen([sys.executable, "-m", *command], stdin=subprocess.DEVNULL)
-    python = zygote.start(str(folder), lambda: _wait_for_raylet(node))
-    address = (folder / "ray_current_cluster").read_text().strip()
-    config.ray_kwargs.ray_init = {"address": address, "runtime_env": {"py_executable": python}}
+    command = [sys.executable, "-m", "launch.ray_node", json.dumps(settings)]
+    node = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    found: dict[str, Any] = {}
 
+    def raylet() -> int:
+        line = node.stdout.readline()
+        if not line:
+            raise RuntimeError(f"Ray did not start (exit code {node.wait()})")
+        found.update(json.loads(line))
+        return found["raylet"]
 
-def _wait_for_raylet(node: subprocess.Popen) -> int:
-    """Process id of the raylet that `node` starts.
-
-    Raises:
-        RuntimeError: Ray did not start.
-    """
-    while node.poll() is None:
-        for child in psutil.Process(node.pid).children(recursive=True):
-            if child.name() == "raylet":
-                return child.pid
-        time.sleep(0.1)
-    raise RuntimeError(f"Ray did not start (exit code {node.returncode})")
+    python = zygote.start(str(folder), raylet)
+    config.ray_kwargs.ray_init = {"address": found["address"], "runtime_env": {"py_executable": python}}
 
 
 if __name__ == "__main__":

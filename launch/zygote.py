@@ -10,7 +10,6 @@ gives behaves like `python`: it runs this very file as a script, which therefore
 """
 
 import array
-import ctypes
 import json
 import multiprocessing
 import os
@@ -61,8 +60,8 @@ def start(folder: str, raylet_pid: Callable[[], int]) -> str:
     for name in _WITHOUT_RAY:
         importlib.import_module(name)
     # Ray reads a worker's environment once, when it is imported (2.60.0, core_worker.cc:243 and :1070). The node
-    # serves this run alone, so its first job is ours.
-    worker_env = {"RAY_RAYLET_PID": str(raylet_pid()), "RAY_JOB_ID": "01000000"}
+    # serves this run alone: its first job is the process that started it, its second is ours.
+    worker_env = {"RAY_RAYLET_PID": str(raylet_pid()), "RAY_JOB_ID": "02000000"}
     os.environ |= worker_env
     for name in _PRELOADED:
         importlib.import_module(name)
@@ -76,8 +75,10 @@ def start(folder: str, raylet_pid: Callable[[], int]) -> str:
     server.listen(64)
     pid = os.fork()
     if pid == 0:
+        from launch.process import die_with_parent
+
         server.close()
-        _die_with_parent()
+        die_with_parent()
         return _write_client(folder, path)
     os._exit(_serve(server, pid))
 
@@ -122,17 +123,14 @@ def _ended() -> Iterator[tuple[int, int]]:
         yield pid, os.waitstatus_to_exitcode(status)
 
 
-def _die_with_parent() -> None:
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-
-
 def _become(request: dict, fds: list[int], client: socket.socket) -> None:
     """In the fork: take over the client's descriptors, environment and folder, and run what it was asked to run."""
     import runpy
     import traceback
 
-    _die_with_parent()
+    from launch.process import die_with_parent
+
+    die_with_parent()
     client.sendall(json.dumps({"pid": os.getpid()}).encode() + b"\n")
     keep = max([*request["fds"], *fds, client.fileno()]) + 1
     os.dup2(client.fileno(), keep)

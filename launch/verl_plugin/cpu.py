@@ -3,18 +3,17 @@
 Active only where VERL_PLATFORM=cpu. Each mend names the engine version, file and line that makes it necessary.
 """
 
-import ctypes
 import importlib.metadata
-import os
-import signal
 import sys
 from contextlib import nullcontext
 
+from launch.process import die_with_parent
 from launch.verl_plugin.imports import after_import
 
 
 def apply() -> None:
     """Register the platform and hang every mend on the import of its module."""
+    # vLLM's engine core outlives a killed server otherwise (vLLM 0.24.0, v1/engine/utils.py:135).
     die_with_parent()
     name_vllm()
     register_platform()
@@ -22,12 +21,6 @@ def apply() -> None:
     after_import("verl.workers.engine.fsdp.transformer_impl")(fsdp_engine)
     after_import("verl.workers.rollout.vllm_rollout.bucketed_weight_transfer")(copy_received_weights)
     after_import("vllm._custom_ops")(keep_weights_loadable)
-
-
-def die_with_parent() -> None:
-    """vLLM's engine core outlives a killed server (vLLM 0.24.0, v1/engine/utils.py:135 sets no death signal)."""
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 class _VllmCpuAsVllm(importlib.metadata.DistributionFinder):

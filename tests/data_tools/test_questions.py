@@ -26,6 +26,12 @@ def test_binary_questions_tell_nothing_by_themselves(seed):
     assert Counter(sample.answer for sample in samples) == {"A": 300, "B": 300}
 
 
+def test_the_share_of_confusable_negatives_is_a_setting():
+    for share, count in ((0, 0), (0.8, 120)):
+        samples = binary_samples(clips(150), 300, "rl", np.random.default_rng(0), share)
+        assert sum(sample.extras["confusable"] for sample in samples) == count
+
+
 def test_a_binary_question_asks_for_what_its_extras_say():
     for sample in binary_samples(clips(45), 90, "rl", np.random.default_rng(0)):
         seen, asked = sample.extras["motion"], sample.extras["asked"]

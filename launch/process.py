@@ -1,0 +1,80 @@
+"""Processes that leave nothing behind."""
+
+import ctypes
+import signal
+from collections.abc import Iterable
+from pathlib import Path
+
+import psutil
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent ends, however it ends (Linux)."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def end(processes: Iterable[psutil.Process], seconds: float = 10) -> None:
+    """Ask the processes to end, kill those that have not after `seconds`, and wait for all."""
+    alive = [process for process in processes if process.is_running()]
+    for process in alive:
+        try:
+            process.terminate()
+        except psutil.NoSuchProcess:
+            continue
+    _, alive = psutil.wait_procs(alive, timeout=seconds)
+    for process in alive:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(alive, timeout=seconds)
+
+
+class SharedMemory:
+    """Notes the segments that appear while an engine runs, and removes those that no process uses any more.
+
+    A killed engine leaves its segments behind; the notes in `path` outlive us, so that the next run removes them.
+    """
+
+    folder = Path("/dev/shm")
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> "SharedMemory":
+        self._remove_unused()
+        self._before = self._segments()
+        self._noted: set[str] = set()
+        return self
+
+    def note(self) -> None:
+        """Write down the segments that are new since the start."""
+        new = self._segments() - self._before - self._noted
+        if new:
+            self._noted |= new
+            self._path.write_text("\n".join(sorted(self._noted)))
+
+    def __exit__(self, *_: object) -> None:
+        self._remove_unused()
+
+    def _segments(self) -> set[str]:
+        patterns = ("psm_*", "verl_weights_*")  # Python's own names, and verl's
+        return {path.name for pattern in patterns for path in self.folder.glob(pattern)}
+
+    def _remove_unused(self) -> None:
+        if not self._path.exists():
+            return
+        noted = set(self._path.read_text().split()) & self._segments()
+        for segment in noted - self._in_use() if noted else ():
+            (self.folder / segment).unlink(missing_ok=True)
+        self._path.unlink()
+
+    def _in_use(self) -> set[str]:
+        used = set()
+        for process in psutil.process_iter():
+            try:
+                used |= {Path(area.path).name for area in process.memory_maps() if area.path.startswith("/dev/shm/")}
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+        return used
