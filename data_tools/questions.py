@@ -1,16 +1,17 @@
 """Questions about rendered clips, in CameraBench's words, and the reasoning chains that answer them.
 
 Neither the question nor a letter tells the answer: each motion is asked about as often with the answer yes as with no,
-a set share of the no's asks for the confusable partner of what the clip shows, and a choice offers all motions, each of them
-true equally often. Options therefore keep CameraBench's order ("A. No", "B. Yes"): to look a letter up in a shuffled list
-is a skill of pretrained models, which the tiny one would spend its whole training on.
+a set share of the no's asks for the confusable partner of what the clip shows, a choice offers all motions, each of
+them true equally often, and the order of options is shuffled. Chains answer by the option's text, which every scorer
+takes as it takes a letter: to look a letter up in a shuffled list is a skill of pretrained models, which the tiny one
+would spend its whole training on.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from data_tools.prompt import user_text
 from data_tools.sample import Sample
 from rewards.motions import NAMES, PRIMITIVES, confusable, observation
 
-# https://github.com/sy77777en/CameraBench
+# The wording of CameraBench (arXiv 2504.15376).
 BINARY_QUESTIONS: dict[str, str] = {
     "static": "Is the camera completely still without any motion or shaking?",
     "dolly_in": "Does the camera move forward (not zooming in) with respect to the initial frame?",
@@ -72,8 +73,7 @@ def binary_samples(
             id=f"{split}-binary-{number:05d}",
             video=clip.video,
             question=BINARY_QUESTIONS[motion],
-            options=["No", "Yes"],  # CameraBench's order; no letter is a prior, since half of the answers are yes
-            answer="B" if motion == clip.motion else "A",
+            **_shuffled(["No", "Yes"], "Yes" if motion == clip.motion else "No", rng),
             task="binary",
             source="rendered",
             split=split,
@@ -103,8 +103,8 @@ def _asked_in_vain(
     return asked
 
 
-def choice_samples(clips: Sequence[Clip], count: int, split: Split) -> Iterator[Sample]:
-    """`count` questions which motion a clip shows, all 15 offered in one order; dealt evenly over the clips.
+def choice_samples(clips: Sequence[Clip], count: int, split: Split, rng: np.random.Generator) -> Iterator[Sample]:
+    """`count` questions which motion a clip shows, all 15 offered; dealt evenly over the clips.
 
     Raises:
         ValueError: there is no clip.
@@ -117,8 +117,7 @@ def choice_samples(clips: Sequence[Clip], count: int, split: Split) -> Iterator[
             id=f"{split}-choice-{number:05d}",
             video=clip.video,
             question=CHOICE_QUESTION,
-            options=[NAMES[motion] for motion in PRIMITIVES],
-            answer=ascii_uppercase[PRIMITIVES.index(clip.motion)],
+            **_shuffled([NAMES[motion] for motion in PRIMITIVES], NAMES[clip.motion], rng),
             task="choice",
             source="rendered",
             split=split,
@@ -126,13 +125,28 @@ def choice_samples(clips: Sequence[Clip], count: int, split: Split) -> Iterator[
         )
 
 
-def chain_for(sample: Sample) -> str:
-    """The response that a rendered clip deserves: what one sees, what that means, the letter of the answer."""
-    seen = sample.extras["motion"]
+def _shuffled(options: list[str], right: str, rng: np.random.Generator) -> dict[str, Any]:
+    """A sample's options in random order, and the letter of the right one."""
+    options = rng.permutation(options).tolist()
+    return {"options": options, "answer": ascii_uppercase[options.index(right)]}
+
+
+def chain_for(sample: Sample, terse: bool = False) -> str:
+    """The response that a rendered clip deserves: what one sees, what that means, the text of the right option.
+
+    A terse chain observes how the picture moves, but not its parallax, and concludes from that alone. It is true and
+    it is right, except where only parallax decides: there, and for a choice among all motions, the chain is full.
+    """
+    seen, asked = sample.extras["motion"], sample.extras.get("asked")
+    terse = terse and asked is not None and (seen == asked or observation(seen, True) != observation(asked, True))
     think = f"Seen {NAMES[seen]}."
-    if sample.task == "binary":
-        think = f"Asked {NAMES[sample.extras['asked']]}, seen {NAMES[seen]}: {sample.answer_text}."
-    return f"<observation>{observation(seen)}</observation><think>{think}</think><answer>{sample.answer}</answer>"
+    if asked is not None:
+        shown = observation(seen, True).removeprefix("The picture ").removesuffix(".") if terse else NAMES[seen]
+        think = f"Asked {NAMES[asked]}, seen {shown}: {sample.answer_text}."
+    return (
+        f"<observation>{observation(seen, terse)}</observation><think>{think}</think>"
+        f"<answer>{sample.answer_text}</answer>"
+    )
 
 
 def demo_texts() -> list[str]:
@@ -141,6 +155,6 @@ def demo_texts() -> list[str]:
     for number, seen in enumerate(PRIMITIVES):
         clip = [Clip("clip.mp4", seen, "scene")]
         rng = np.random.default_rng(number)
-        samples = [*binary_samples(clip, 30, "sft", rng), *choice_samples(clip, 1, "sft")]
-        texts += [user_text(sample) + "\n" + chain_for(sample) for sample in samples]
+        samples = [*binary_samples(clip, 30, "sft", rng), *choice_samples(clip, 1, "sft", rng)]
+        texts += [user_text(sample) + "\n" + chain_for(sample, terse) for sample in samples for terse in (False, True)]
     return texts

@@ -50,6 +50,8 @@ class RenderedSettings(BaseModel):
         size: width and height in pixels; a multiple of 28, the side of a visual token.
         fps: frames per second of the clips.
         jitter: shake of the camera (apparent speed, see `data_tools.render`).
+        terse_chains: share of the SFT chains that leave parallax out wherever it does not decide the answer. A model
+            taught on these answers hastily, and RL on look-alikes has something to teach it: to look more closely.
         seed: of scenes, cameras and questions.
     """
 
@@ -62,6 +64,7 @@ class RenderedSettings(BaseModel):
     size: int = Field(84, ge=28, multiple_of=28)
     fps: float = Field(2.0, gt=0)
     jitter: float = Field(JITTER, ge=0, le=JITTER)
+    terse_chains: float = Field(0.0, ge=0, le=1)
     seed: int = Field(0, ge=0)
 
     @field_validator(*SPLITS)
@@ -104,11 +107,12 @@ def build_rendered(
         size = getattr(settings, split)
         samples = [
             *binary_samples(clips[split], size.binary, split, rng, size.confusable),
-            *choice_samples(clips[split], size.choice, split),
+            *choice_samples(clips[split], size.choice, split, rng),
         ]
         samples = [samples[place] for place in rng.permutation(len(samples))]
         if split == "sft":
-            samples = [sample.model_copy(update={"chain": chain_for(sample)}) for sample in samples]
+            terse = rng.random(len(samples)) < settings.terse_chains
+            samples = [s.model_copy(update={"chain": chain_for(s, bool(short))}) for s, short in zip(samples, terse)]
         write_samples(folder / f"{split}.jsonl", samples)
         no = [sample for sample in samples if sample.task == "binary" and sample.answer_text == "No"]
         counts[split] = {

@@ -10,14 +10,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-
-import psutil
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from typing import TYPE_CHECKING
 
 from launch.errors import LaunchError
 from launch.process import SharedMemory, die_with_parent, end
 from launch.recipe import ROOT, Recipe
 from launch.run import console
+
+if TYPE_CHECKING:  # imported where they are used: `--help` and `--cfg job` answer at once
+    from psutil import Process
+    from rich.progress import Progress
 
 POLL_SECONDS = 0.5
 
@@ -51,17 +53,13 @@ def engine_env(recipe: Recipe) -> dict[str, str]:
     return env
 
 
-def progress_bar() -> Progress:
+def progress_bar() -> "Progress":
     """One line: what, bar, done of total, elapsed, left."""
-    return Progress(
-        TextColumn("  {task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-    )
+    from rich import progress as rich
+
+    columns = [rich.TextColumn("  {task.description}"), rich.BarColumn(), rich.MofNCompleteColumn()]
+    columns += [rich.TimeElapsedColumn(), rich.TextColumn("left"), rich.TimeRemainingColumn()]
+    return rich.Progress(*columns, console=console)
 
 
 def run_engine(
@@ -78,6 +76,8 @@ def run_engine(
     Raises:
         LaunchError: it failed, or neither its log nor its progress moved for cluster.time_limit_minutes.
     """
+    import psutil
+
     limit = recipe.cluster.time_limit_minutes * 60
     log.parent.mkdir(parents=True, exist_ok=True)
     shared = SharedMemory(log.with_suffix(".shm"))
@@ -131,7 +131,9 @@ def scratch_folder(log: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _descendants(pid: int) -> set[psutil.Process]:
+def _descendants(pid: int) -> "set[Process]":
+    import psutil
+
     try:
         return set(psutil.Process(pid).children(recursive=True))
     except psutil.NoSuchProcess:

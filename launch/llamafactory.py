@@ -1,7 +1,10 @@
 """Render a recipe into LLaMA-Factory's SFT configuration (version 0.9.5)."""
 
+import json
+import math
 from typing import Any
 
+from launch.recipe import ROOT, Recipe, RecipeError
 from launch.run import Run
 
 
@@ -60,3 +63,45 @@ def render(run: Run) -> dict[str, Any]:
         "report_to": "none",
         **sft.engine,
     }
+
+
+def global_batch_size(recipe: Recipe) -> int:
+    """Chains per optimizer step."""
+    sft, cluster = recipe.sft, recipe.cluster
+    return sft.per_device_train_batch_size * sft.gradient_accumulation_steps * cluster.gpus_per_node
+
+
+def total_steps(recipe: Recipe, samples: int) -> int:
+    """Optimizer steps of all epochs over `samples` chains."""
+    return math.ceil(samples / global_batch_size(recipe)) * recipe.sft.num_train_epochs
+
+
+def check(config: dict[str, Any]) -> None:
+    """Have LLaMA-Factory's own parser check a rendered configuration; needs no GPU, no model and no data.
+
+    Raises:
+        RecipeError: naming the key.
+    """
+    from typing import get_type_hints
+
+    from llamafactory.hparams.parser import _TRAIN_ARGS, get_train_args
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    # The parser takes values of any type (transformers, HfArgumentParser.parse_dict).
+    hints = {key: hint for part in _TRAIN_ARGS for key, hint in get_type_hints(part).items()}
+    for key in config.keys() & hints.keys():
+        try:
+            TypeAdapter(hints[key], config=ConfigDict(arbitrary_types_allowed=True)).validate_python(config[key])
+        except ValidationError as error:
+            raise RecipeError(f"LLaMA-Factory refuses {key}={config[key]!r}: {error.errors()[0]['msg']}") from error
+    if config["deepspeed"] is not None:
+        try:
+            json.loads((ROOT / config["deepspeed"]).read_text())
+        except (OSError, ValueError) as error:
+            raise RecipeError(f"sft.deepspeed: {error}") from error
+    # Whether this machine has GPUs and DeepSpeed is no matter of the recipe.
+    anywhere = config | {"use_cpu": True, "deepspeed": None}
+    try:
+        get_train_args(anywhere)
+    except (AssertionError, TypeError, ValueError) as error:
+        raise RecipeError(f"LLaMA-Factory refuses the configuration: {error}") from error

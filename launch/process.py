@@ -4,8 +4,10 @@ import ctypes
 import signal
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import psutil
+if TYPE_CHECKING:
+    from psutil import Process
 
 
 def die_with_parent() -> None:
@@ -14,8 +16,10 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
-def end(processes: Iterable[psutil.Process], seconds: float = 10) -> None:
+def end(processes: "Iterable[Process]", seconds: float = 10) -> None:
     """Ask the processes to end, kill those that have not after `seconds`, and wait for all."""
+    import psutil
+
     alive = [process for process in processes if process.is_running()]
     for process in alive:
         try:
@@ -71,6 +75,8 @@ class SharedMemory:
         self._path.unlink()
 
     def _in_use(self) -> set[str]:
+        import psutil
+
         used = set()
         for process in psutil.process_iter():
             try:

@@ -6,13 +6,17 @@ Unknown keys and wrong types are errors, on the command line (Hydra) and in the 
 
 import sys
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any, Literal
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError, model_validator
+
+from launch.errors import explain, known_errors
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -22,7 +26,7 @@ class RecipeError(ValueError):
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), defer_build=True)
 
 
 class Model(_Part):
@@ -195,9 +199,16 @@ def read_recipe(config: DictConfig) -> Recipe:
     Raises:
         RecipeError: naming every wrong key.
     """
-    content = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     try:
-        return Recipe.model_validate(content, strict=None)
+        missing = sorted(OmegaConf.missing_keys(config))
+        content = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise RecipeError(f"the recipe is wrong:\n  {error.full_key}: {str(error).splitlines()[0]}") from error
+    if missing:
+        lines = [f"  {key}=..." for key in missing]
+        raise RecipeError("the recipe leaves these to you, on the command line:\n" + "\n".join(lines))
+    try:
+        return Recipe.model_validate(content)
     except ValidationError as error:
         lines = [f"  {'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors()]
         raise RecipeError("the recipe is wrong:\n" + "\n".join(lines)) from error
@@ -206,16 +217,23 @@ def read_recipe(config: DictConfig) -> Recipe:
 def command(function: Callable[[Recipe], None]) -> Callable[[], None]:
     """Make `function(recipe)` a Hydra command over `recipes/`; known errors end in one message and exit code 1."""
 
+    @wraps(function)
+    def run(config: DictConfig) -> None:
+        function(read_recipe(config))
+
+    return hydra_command(run)
+
+
+def hydra_command(function: Callable[[DictConfig], None]) -> Callable[[], None]:
+    """The same for a function that takes the composed configuration as it is."""
+
+    @wraps(function)
     def run(config: DictConfig) -> None:
         GlobalHydra.instance().clear()  # the engines' own Hydra trees are composed later on
-        from launch.errors import KNOWN_ERRORS, explain
-
         try:
-            function(read_recipe(config))
-        except KNOWN_ERRORS as error:
+            function(config)
+        except known_errors() as error:
             explain(error)
             sys.exit(1)
 
-    run.__doc__ = function.__doc__
-    run.__module__ = function.__module__
     return hydra.main(version_base="1.3", config_path=str(ROOT / "recipes"), config_name="config")(run)

@@ -24,8 +24,8 @@ def total_steps(run: Run) -> int:
     """
     from data_tools.sample import read_samples
 
-    rl = run.recipe.rl
     prompts = sum(1 for _ in read_samples(run.data / "rl.jsonl"))
+    rl = run.recipe.rl
     per_epoch = prompts // rl.rollout_batch_size
     if per_epoch == 0:
         raise LaunchError(f"{prompts} RL prompts do not fill rl.rollout_batch_size={rl.rollout_batch_size}")
@@ -39,7 +39,7 @@ def train(run: Run) -> None:
         shutil.rmtree(folder)
     folder.mkdir(exist_ok=True)
     steps = total_steps(run)
-    config = render(run, steps, scratch_path(run.log("rl")) / "ray")
+    config = render(run, run.sft_checkpoint(run.recipe.rl.start_epoch), steps, scratch_path(run.log("rl")) / "ray")
     path = folder / "verl.yaml"
     path.write_text(OmegaConf.to_yaml(config))
     metrics = folder / "metrics.jsonl"

@@ -1,8 +1,8 @@
 """The run folder: where each stage reads and writes, what is done, with which settings, at what cost.
 
-    runs/<experiment>/<name>/
-        recipe.yaml  manifest.json  stages/<stage>.json
-        data/  model/  sft/  rl/  merged/  eval/  report/  logs/
+runs/<experiment>/<name>/
+    recipe.yaml  manifest.json  stages/<stage>.json
+    data/  model/  sft/  rl/  merged/  eval/  report/  logs/
 """
 
 import hashlib
@@ -20,7 +20,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
 from rich.console import Console
 
@@ -114,14 +113,20 @@ class Run:
         return {earlier: record["finished"] for earlier, record in records.items() if record}
 
 
+def run_of(recipe: Recipe) -> Run:
+    """The run of a recipe; nothing is written."""
+    folder = Path(recipe.runs).expanduser()
+    return Run(recipe, (folder if folder.is_absolute() else ROOT / folder) / recipe.experiment / recipe.name)
+
+
 def open_run(recipe: Recipe) -> Run:
     """The run of a recipe, its folder made and its recipe and manifest written."""
-    folder = Path(recipe.runs).expanduser()
-    folder = (folder if folder.is_absolute() else ROOT / folder) / recipe.experiment / recipe.name
+    run = run_of(recipe)
+    folder = run.folder
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
     _write(folder / "manifest.json", json.dumps(manifest(recipe), indent=1))
-    return Run(recipe, folder)
+    return run
 
 
 def manifest(recipe: Recipe) -> dict[str, Any]:
@@ -245,6 +250,8 @@ class _MemoryMeter:
         self._thread.join()
 
     def _watch(self) -> None:
+        import psutil
+
         me = psutil.Process(os.getpid())
         while True:
             total = 0

@@ -4,14 +4,13 @@ python -m launch.sft experiment=demo sft.learning_rate=5e-4
 """
 
 import json
-import math
 import shutil
 from pathlib import Path
 
 import yaml
 
 from launch.engine import run_engine
-from launch.llamafactory import render
+from launch.llamafactory import render, total_steps
 from launch.recipe import Recipe, command
 from launch.run import Run, console, open_run, stage
 
@@ -33,11 +32,9 @@ def train(run: Run) -> None:
         (folder / "trainer_log.jsonl").unlink(missing_ok=True)
     path = folder / "llamafactory.yaml"
     path.write_text(yaml.safe_dump(config, sort_keys=False))
-    sft = run.recipe.sft
     samples = sum(1 for _ in read_samples(run.data / "sft.jsonl"))
     gpus = run.recipe.cluster.gpus_per_node
-    batch = sft.per_device_train_batch_size * sft.gradient_accumulation_steps * gpus
-    steps = math.ceil(samples / batch) * sft.num_train_epochs
+    steps = total_steps(run.recipe, samples)
     launcher = [] if gpus == 1 else ["torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}", "-m"]
     run_engine(
         run.recipe,

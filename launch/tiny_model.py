@@ -18,7 +18,7 @@ def main(folder: Path) -> None:
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
     warm_up, seed = recipe["model"]["warm_up"], recipe["seed"]
     torch.set_num_threads(1)  # more threads than free cores are far slower than one
-    clips = sorted(path for split in ("sft", "rl") for path in (folder / "data" / "clips").glob(f"{split}-*.mp4"))
+    clips = sorted((folder / "data" / "clips").glob("sft-*.mp4"))
     frames = np.stack([read_clip(clip) for clip in clips])
     motions = [motion_of_track(Track.load(clip.with_suffix(".json"))) for clip in clips]
 
@@ -30,8 +30,7 @@ def main(folder: Path) -> None:
         if step % 5 == 0:
             marks.write_text(str(step))
 
-    settings = {key: warm_up[key] for key in ("steps", "batch", "learning_rate")}
-    head = tiny_model.warm_up_vision(model, frames, motions, seed, progress=mark, **settings)
+    head = tiny_model.warm_up_vision(model, frames, motions, seed, progress=mark, **warm_up)
     accuracy = tiny_model.motion_accuracy(model, head, frames[:450], motions[:450])
     (folder / "logs" / "warm_up.json").write_text(json.dumps({"training_clips": len(clips), "accuracy": accuracy}))
     processor = tiny_model.build_processor(tokenizer, recipe["data"]["rendered"]["size"])

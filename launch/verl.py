@@ -1,6 +1,9 @@
 """Render a recipe into verl's GRPO configuration (version 0.9.1, V1 trainer)."""
 
 import importlib.util
+import warnings
+from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +29,31 @@ _OPEN = (
 )
 
 
-def render(run: Run, total_steps: int, ray_temp: Path | None = None) -> DictConfig:
+# What verl makes typed objects of; the model's, which would be downloaded for that, is only compared with its type.
+_CONVERTED = (
+    "actor_rollout_ref.actor",
+    "actor_rollout_ref.rollout",
+    "actor_rollout_ref.rollout.checkpoint_engine",
+    "distillation",
+)
+
+
+def render(run: Run, model: str, total_steps: int, ray_temp: Path | None = None) -> DictConfig:
     """verl's whole configuration: its own defaults, then the recipe, then `rl.engine`.
 
+    Args:
+        model: folder or hub id of the policy to start from.
+
     Raises:
-        RecipeError: a key that verl does not have, or a value of the wrong type.
+        RecipeError: a key that verl does not have, or a value of another kind than verl's default.
     """
     package = Path(importlib.util.find_spec("verl").origin).parent  # found without being imported
     with initialize_config_dir(str(package / "trainer" / "config"), version_base=None):
         config = compose("ppo_trainer")
-    for key, value in (_settings(run, total_steps, ray_temp) | run.recipe.rl.engine).items():
+    for key, value in (_settings(run, model, total_steps, ray_temp) | dict(_flat(run.recipe.rl.engine))).items():
+        default = OmegaConf.select(config, key)
+        if None not in (default, value) and _kind(default) is not _kind(value):
+            raise RecipeError(f"verl refuses {key}={value!r}: its own value is {default!r}")
         try:
             OmegaConf.update(config, key, value, force_add=key.startswith(_OPEN))
         except OmegaConfBaseException as error:
@@ -43,7 +61,49 @@ def render(run: Run, total_steps: int, ray_temp: Path | None = None) -> DictConf
     return config
 
 
-def _settings(run: Run, total_steps: int, ray_temp: Path | None) -> dict[str, Any]:
+def _flat(tree: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """{"a": {"b": 1}} and {"a.b": 1} both as ("a.b", 1): the one comes from the command line, the other from a file."""
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
+
+
+def check(config: DictConfig) -> None:
+    """Have verl itself check a rendered configuration; needs no GPU and no model.
+
+    Raises:
+        RecipeError: naming the key.
+    """
+    from hydra.errors import InstantiationException
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import omega_conf_to_dataclass, validate_config
+    from verl.workers.config import HFModelConfig
+
+    part = "configuration"
+    try:
+        for part in _CONVERTED:
+            omega_conf_to_dataclass(OmegaConf.select(config, part))
+        part = "actor_rollout_ref.model"
+        OmegaConf.merge(OmegaConf.structured(HFModelConfig), OmegaConf.select(config, part))
+        part = "configuration"
+        with warnings.catch_warnings(action="ignore"), redirect_stdout(None):
+            validate_config(config, need_reference_policy(config), need_critic(config))
+    except (AssertionError, TypeError, ValueError, OmegaConfBaseException, InstantiationException) as error:
+        raise RecipeError(f"verl refuses its {part}: {' '.join(str(error).split())}") from error
+
+
+def _kind(value: Any) -> type:
+    """Whole numbers may stand for fractions, as in YAML; truth values for neither."""
+    if isinstance(value, bool | str):
+        return type(value)
+    if isinstance(value, int | float):
+        return float
+    return dict if isinstance(value, dict | DictConfig) else list
+
+
+def _settings(run: Run, model: str, total_steps: int, ray_temp: Path | None) -> dict[str, Any]:
     recipe, rl, cluster = run.recipe, run.recipe.rl, run.recipe.cluster
     folder = run.folder / "rl"
     actor, ref, rollout = "actor_rollout_ref.actor.", "actor_rollout_ref.ref.", "actor_rollout_ref.rollout."
@@ -61,7 +121,7 @@ def _settings(run: Run, total_steps: int, ray_temp: Path | None) -> dict[str, An
         "data.mm_processor_kwargs.fps": recipe.media.fps,
         "data.trust_remote_code": recipe.model.trust_remote_code,
         # actor
-        "actor_rollout_ref.model.path": run.sft_checkpoint(rl.start_epoch),
+        "actor_rollout_ref.model.path": model,
         "actor_rollout_ref.model.trust_remote_code": recipe.model.trust_remote_code,
         actor + "strategy": "fsdp2",
         actor + "ppo_mini_batch_size": rl.global_batch_size,

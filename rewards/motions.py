@@ -71,10 +71,10 @@ def confusable(motion: str) -> str | None:
     return f"{_LOOK_ALIKES[kind]}_{end}" if kind in _LOOK_ALIKES else opposite(motion)
 
 
-def observation(motion: str) -> str:
-    """What one sees on a clip of `motion`, as one sentence."""
+def observation(motion: str, terse: bool = False) -> str:
+    """What one sees on a clip of `motion`, as one sentence; a terse one leaves the parallax out and may fit two."""
     move, parallax = _CUES[motion]
-    return f"The picture {move}{_PARALLAX[parallax]}."
+    return f"The picture {move}{'' if terse else _PARALLAX[parallax]}."
 
 
 def stated_motion(text: str) -> str | None:

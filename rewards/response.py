@@ -75,12 +75,12 @@ def parse(text: str, schema: str = "ota") -> ParsedResponse:
 
 
 def _tag_error(names: list[str], expected: list[str]) -> str:
-    for name in expected:
-        if name not in names:
-            return f"missing <{name}>"
     for name in names:
         if name not in expected:
             return f"unexpected <{name}>"
-        if names.count(name) > 1:
+        if names.count(name) > 1:  # before "missing": of too many tags, only the first are known
             return f"repeated <{name}>"
+    for name in expected:
+        if name not in names:
+            return f"missing <{name}>"
     return "tags out of order or nested"

@@ -95,8 +95,9 @@ def seconds_per_grid_for_vllm(module) -> None:
         import torch
 
         out = call(self, prompt, mm_data, mm_kwargs, tok_kwargs)
-        if "fps" in mm_kwargs and "video_grid_thw" in out:
-            seconds = self.info.get_hf_config().vision_config.temporal_patch_size / float(mm_kwargs["fps"])
+        fps = self.info.ctx.get_merged_mm_kwargs(mm_kwargs).get("fps")  # of the request, or of the engine
+        if fps is not None and "video_grid_thw" in out:
+            seconds = self.info.get_hf_config().vision_config.temporal_patch_size / float(fps)
             out["second_per_grid_ts"] = torch.full((len(out["video_grid_thw"]),), seconds)
         return out
 

@@ -8,7 +8,11 @@ from rewards.motions import PRIMITIVES
 from rewards.response import parse
 
 SETTINGS = RenderedSettings(
-    sft={"clips": 15, "binary": 10, "choice": 5}, rl={"clips": 4, "binary": 8}, test={"clips": 3, "choice": 3}, size=28
+    sft={"clips": 15, "binary": 10, "choice": 5, "confusable": 0},
+    rl={"clips": 4, "binary": 8},
+    test={"clips": 3, "choice": 3},
+    size=28,
+    terse_chains=0.5,
 )
 
 

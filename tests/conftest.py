@@ -1,0 +1,18 @@
+"""Shared by all tests: engines on the CPU, no network, one thread, a small rendered data set and a tiny model."""
+
+import os
+
+os.environ.update(
+    {
+        "VERL_PLATFORM": "cpu",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_SGL_KERNEL": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "DISABLE_VERSION_CHECK": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+)

@@ -1,0 +1,67 @@
+"""Each mend of an engine is still needed, and does what it says."""
+
+import ast
+import inspect
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch.verl_plugin import cpu, patches
+
+SCRIPT = Path(__file__).with_name("unpatched.py")
+# Not mends of an engine: they hang the others up, and have the kernel end what a killed parent leaves.
+HELPERS = {"apply", "after_import", "die_with_parent"}
+
+
+def mends() -> set[str]:
+    return {
+        name
+        for module in (patches, cpu)
+        for name, value in inspect.getmembers(module, inspect.isfunction)
+        if name not in HELPERS
+    }
+
+
+@pytest.fixture(scope="module")
+def needed() -> dict[str, bool]:
+    env = {key: value for key, value in os.environ.items() if key not in ("VERL_PLATFORM", "VERL_USE_EXTERNAL_MODULES")}
+    done = subprocess.run([sys.executable, str(SCRIPT)], env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_every_mend_is_checked(needed):
+    assert set(needed) == mends()
+
+
+@pytest.mark.parametrize("mend", sorted(mends()))
+def test_engine_still_needs(mend, needed):
+    assert needed[mend], f"the engines no longer need {mend}: delete it"
+
+
+def test_engine_modules_are_patched_nowhere_else():
+    """Outside `patches` and `cpu`, nothing assigns to an attribute of an engine's module."""
+    engines = ("verl", "vllm", "transformers", "llamafactory", "ray", "torch")
+    for path in Path(patches.__file__).parents[1].rglob("*.py"):
+        if path.name in ("patches.py", "cpu.py"):
+            continue
+        tree = ast.parse(path.read_text())
+        imported = {
+            alias.asname or alias.name.split(".")[0]
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import)
+            for alias in node.names
+            if alias.name.split(".")[0] in engines
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assign):
+                for target in node.targets:
+                    base = target
+                    while isinstance(base, ast.Attribute):
+                        base = base.value
+                    is_module = isinstance(target, ast.Attribute) and isinstance(base, ast.Name) and base.id in imported
+                    assert not is_module, f"{path}:{node.lineno}"

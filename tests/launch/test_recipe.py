@@ -1,0 +1,77 @@
+import subprocess
+import sys
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+
+from launch.recipe import ROOT, Recipe, RecipeError, read_recipe
+
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "recipes" / "experiment").glob("*.yaml"))
+DATA = ["data.media_root=/m", "data.files.sft=s", "data.files.rl=r", "data.files.test=t"]
+
+
+def recipe(*overrides: str) -> Recipe:
+    with initialize_config_dir(str(ROOT / "recipes"), version_base="1.3"):
+        return read_recipe(compose("config", list(overrides)))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes(experiment):
+    needs_data = experiment != "demo"
+    composed = recipe(f"experiment={experiment}", *(DATA if needs_data else []))
+    assert composed.experiment == experiment
+    assert composed.rl.rollout_batch_size % composed.rl.global_batch_size == 0
+
+
+def test_camreasoner_is_the_paper_s():
+    paper = recipe("experiment=camreasoner", *DATA)
+    assert (paper.sft.learning_rate, paper.sft.lr_scheduler_type) == (1e-5, "cosine")
+    assert (paper.rl.learning_rate, paper.rl.rollout_batch_size, paper.rl.global_batch_size) == (2e-6, 128, 32)
+    assert (paper.rl.group_size, paper.rl.start_epoch, paper.rl.kl_coef) == (8, 1, 0)
+    assert paper.reward.settings["format_weight"] == 0.1 and paper.advantage.name == "ema_grpo"
+    assert (paper.media.fps, paper.media.max_frames, paper.media.max_pixels) == (1, 64, 262144)
+    assert paper.model.dtype == "bfloat16" and paper.rl.filter.enabled and paper.rl.filter.metric == "accuracy"
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("sft.num_train_epochs=three", "sft.num_train_epochs"),
+        ("rl.learning_rate=0", "rl.learning_rate"),
+        ("rl.filter.enabled=perhaps", "rl.filter.enabled"),
+        ("+sft.learning_rat=1", "sft.learning_rat"),  # "+" takes Hydra's own check off
+        ("rl.global_batch_size=12", "global_batch_size 12"),
+        ("rl.start_epoch=3", "rl.start_epoch 3"),
+        ("name=a/b", "name"),
+        ("cluster.device=tpu", "cluster.device"),
+        ("data.rendered=null", "data"),
+        ("name=${nowhere}", "name"),
+        ("runs=???", "runs"),
+    ],
+)
+def test_a_wrong_recipe_names_the_key(override, named):
+    with pytest.raises(RecipeError, match=named.replace(".", r"\.")):
+        recipe(override)
+
+
+def test_all_that_is_left_to_the_user_is_named_at_once():
+    with pytest.raises(RecipeError) as error:
+        recipe("experiment=camreasoner", "data.files.rl=r")
+    assert all(key in str(error.value) for key in ("data.media_root=", "data.files.sft=", "data.files.test="))
+    assert "data.files.rl" not in str(error.value)
+
+
+def test_an_unknown_key_is_refused():
+    with pytest.raises(HydraException, match="learning_rat"):
+        recipe("sft.learning_rat=1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [(["launch.rl", "experiment=camreasoner"], "data.media_root"), (["launch.rl", "rl.stepz=3"], "rl.stepz")],
+)
+def test_the_command_line_fails_in_one_message(arguments, named):
+    done = subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and named in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,126 @@
+"""Asks the bare engines whether each mend is still needed: one JSON line, mend -> true or false. Run without our plugin."""
+
+import importlib
+import inspect
+import json
+import os
+import sys
+from pathlib import Path
+
+
+def mrope_positions() -> bool:
+    """Half a second between temporal patches must not become none."""
+    import torch
+    from transformers import Qwen2_5_VLConfig
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
+
+    class Holder:
+        config = Qwen2_5_VLConfig(vision_config={"tokens_per_second": 2, "spatial_merge_size": 2})
+        get_vision_position_ids = Qwen2_5_VLModel.get_vision_position_ids
+
+    ids = torch.tensor([[1, 9, 9, 9, 9, 9, 9, 1]])
+    positions, _ = Qwen2_5_VLModel.get_rope_index(
+        Holder(),
+        ids,
+        (ids == 9).long() * 2,
+        video_grid_thw=torch.tensor([[6, 2, 2]]),
+        second_per_grid_ts=torch.tensor([0.5]),
+    )
+    return positions[0, 0].tolist() != [0, 1, 2, 3, 4, 5, 6, 7]
+
+
+def seconds_per_grid_for_verl() -> bool:
+    from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProcessor
+
+    return not hasattr(Qwen2_5_VLProcessor, "get_rope_index_kwargs")
+
+
+def seconds_per_grid_for_vllm() -> bool:
+    """Whether the parser of Qwen2.5-VL's clips still drops what they say of their frame rate."""
+    import numpy as np
+    from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLMultiModalProcessor
+    from vllm.model_executor.models.qwen2_vl import Qwen2VLMultiModalDataParser
+    from vllm.multimodal.processing import BaseMultiModalProcessor
+
+    clip = (np.zeros((2, 28, 28, 3), np.uint8), {"fps": 2.0})
+    kept = Qwen2VLMultiModalDataParser(2).parse_mm_data({"video": [clip]})["video"].get_all()[0]
+    bare = Qwen2_5_VLMultiModalProcessor._call_hf_processor is BaseMultiModalProcessor._call_hf_processor
+    return bare and not isinstance(kept, tuple)
+
+
+def equal_length_position_ids() -> bool:
+    import torch
+    import verl.utils.tensordict_utils as utils
+    from tensordict import TensorDict
+
+    rows = [torch.arange(24).view(4, 6)] * 3
+    positions = torch.nested.as_nested_tensor(rows, layout=torch.jagged)
+    data = TensorDict({"position_ids": positions}, batch_size=[3])
+    try:
+        utils.maybe_fix_3d_position_ids(data)
+        chosen = utils.index_select_tensor_dict(data, [0, 2])["position_ids"].unbind()
+    except RuntimeError:
+        return True
+    return [tuple(row.shape) for row in chosen] != [(4, 6), (4, 6)]
+
+
+def name_vllm() -> bool:
+    """verl asks for the distribution by the name that only the GPU build has."""
+    try:
+        importlib.import_module("verl.third_party.vllm")
+    except ValueError as error:
+        return "vllm version None" in str(error)
+    return False
+
+
+def register_platform() -> bool:
+    from verl.plugin.platform import PlatformRegistry
+
+    return PlatformRegistry.get("cpu") is None
+
+
+def gloo_only() -> bool:
+    import verl.utils.distributed as distributed
+
+    return 'f"cpu:gloo,{get_device_name()}' in inspect.getsource(distributed)
+
+
+def fsdp_engine() -> bool:
+    import verl.workers.engine.fsdp.transformer_impl as implementation
+
+    return "CPUOffloadPolicy(pin_memory=True)" in inspect.getsource(implementation)
+
+
+def copy_received_weights() -> bool:
+    import torch
+    import verl
+
+    # Read, not imported: the package around it asks for a distribution named vllm (see name_vllm).
+    source = Path(verl.__file__).parent / "workers/rollout/vllm_rollout/bucketed_weight_transfer.py"
+    tensor = torch.zeros(1)
+    return "tensor = tensor.to(self.device)" in source.read_text() and tensor.to("cpu") is tensor
+
+
+def keep_weights_loadable() -> bool:
+    import vllm._custom_ops as ops
+    from vllm.model_executor.layers import utils
+
+    return bool(ops._supports_onednn) and "remove_weight" in inspect.getsource(utils)
+
+
+CHECKS = [
+    mrope_positions,
+    seconds_per_grid_for_verl,
+    seconds_per_grid_for_vllm,
+    equal_length_position_ids,
+    register_platform,
+    gloo_only,
+    fsdp_engine,
+    copy_received_weights,
+    name_vllm,
+    keep_weights_loadable,
+]
+
+if __name__ == "__main__":
+    assert "VERL_USE_EXTERNAL_MODULES" not in os.environ
+    sys.stdout.write("\n" + json.dumps({check.__name__: check() for check in CHECKS}) + "\n")
