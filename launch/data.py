@@ -6,10 +6,14 @@ python -m launch.data experiment=demo
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from launch.errors import LaunchError
 from launch.recipe import Recipe, command
 from launch.run import Run, console, open_run, stage
+
+if TYPE_CHECKING:
+    from data_tools.rendered import RenderedSettings
 
 SPLITS = ("sft", "rl", "test")
 
@@ -41,13 +45,16 @@ def prepare(run: Run) -> None:
     console.print("  samples: " + ", ".join(f"{split} {count}" for split, count in counts.items()))
 
 
-def _render(run: Run) -> None:
+def rendered_settings(recipe: Recipe) -> "RenderedSettings":
+    """Settings of the rendered clips, which must be those of the media budget.
+
+    Raises:
+        LaunchError: naming the key.
+    """
     from pydantic import ValidationError
 
-    from data_tools.rendered import RenderedSettings, build_rendered
-    from launch.engine import progress_bar
+    from data_tools.rendered import RenderedSettings
 
-    recipe = run.recipe
     try:
         settings = RenderedSettings(seed=recipe.seed, **recipe.data.rendered)
     except ValidationError as error:
@@ -59,12 +66,19 @@ def _render(run: Run) -> None:
             f"data.rendered draws {settings.frames} frames of {settings.size}² pixels at {settings.fps} fps, "
             f"which is not the media budget ({media.max_frames} frames, {media.max_pixels} pixels, {media.fps} fps)"
         )
+    return settings
+
+
+def _render(run: Run) -> None:
+    from data_tools.rendered import build_rendered
+    from launch.engine import progress_bar
+
+    recipe = run.recipe
+    settings = rendered_settings(recipe)
     with progress_bar() as bar:
         task = bar.add_task("rendering clips", total=None)
         workers = recipe.cluster.cpus or os.cpu_count() or 1
-        build_rendered(
-            settings, run.data, workers, lambda done, total: bar.update(task, completed=done, total=total)
-        )
+        build_rendered(settings, run.data, workers, lambda done, total: bar.update(task, completed=done, total=total))
     console.print(f"  contact sheet: {run.data / 'contact_sheet.png'}")
 
 

@@ -70,12 +70,15 @@ def check(recipe: Recipe) -> None:
     """Render both engines' configurations and have the engines check them.
 
     Raises:
-        RecipeError: naming the key.
+        RecipeError, LaunchError: naming the key.
     """
     os.environ |= _ENGINES
     from launch import llamafactory, verl
+    from launch.data import rendered_settings
     from launch.run import run_of
 
+    if recipe.data.rendered is not None:
+        rendered_settings(recipe)
     tokens = visual_tokens(recipe)
     limits = {"sft.cutoff_len": recipe.sft.cutoff_len, "rl.max_prompt_length": recipe.rl.max_prompt_length}
     for key, limit in limits.items():
@@ -127,8 +130,7 @@ def lines(recipe: Recipe, yours: Sequence[str]) -> Iterator[tuple[str, str]]:
     from launch.llamafactory import global_batch_size, total_steps
 
     sft, rl, media, cluster = recipe.sft, recipe.rl, recipe.media, recipe.cluster
-    tokens, gpus = visual_tokens(recipe), cluster.nodes * cluster.gpus_per_node
-    chains = samples(recipe, "sft")
+    tokens, batch, chains = visual_tokens(recipe), global_batch_size(recipe), samples(recipe, "sft")
     yield "model", f"{recipe.model.path or 'tiny, built in the run folder'}, {recipe.model.dtype}"
     yield "where", f"{cluster.nodes} node(s) x {cluster.gpus_per_node}, {cluster.device}"
     for key in yours:
@@ -136,36 +138,23 @@ def lines(recipe: Recipe, yours: Sequence[str]) -> Iterator[tuple[str, str]]:
     frames = f"<= {media.max_frames} frames of {media.max_pixels} pixels"
     yield "clip", f"{media.fps:g} fps, {frames}: <= {tokens} visual tokens"
     yield "room for text", f"SFT {sft.cutoff_len - tokens}, RL prompt {rl.max_prompt_length - tokens} tokens"
-    yield (
-        "SFT batch",
-        (
-            f"{sft.per_device_train_batch_size} x {sft.gradient_accumulation_steps} accumulated x "
-            f"{cluster.gpus_per_node} = {global_batch_size(recipe)} chains per step"
-        ),
-    )
-    yield (
-        "SFT steps",
-        (
-            f"{sft.num_train_epochs} epochs of one per {global_batch_size(recipe)} chains"
-            if chains is None
-            else f"{total_steps(recipe, chains)} ({sft.num_train_epochs} epochs of {chains} chains)"
-        ),
-    )
+
+    factors = sft.per_device_train_batch_size, sft.gradient_accumulation_steps, cluster.gpus_per_node
+    yield "SFT batch", f"{' x '.join(map(str, factors))} = {batch} chains per step"
+    epochs = f"{sft.num_train_epochs} epochs of {chains or 'all'} chains"
+    yield "SFT steps", epochs if chains is None else f"{total_steps(recipe, chains)} ({epochs})"
     yield "SFT checkpoints", f"{sft.num_train_epochs}, one per epoch; RL starts from epoch {rl.start_epoch}"
+
     rollouts, updates = rl.rollout_batch_size * rl.group_size, rl.rollout_batch_size // rl.global_batch_size
     yield "RL step", f"{rl.rollout_batch_size} prompts x {rl.group_size} = {rollouts} rollouts"
-    yield (
-        "RL updates",
-        (
-            f"{updates} mini-batches per step of {rl.global_batch_size} prompts, {rl.global_batch_size * rl.group_size} "
-            f"rollouts: {rl.global_batch_size * rl.group_size / gpus:g} per rank, {rl.micro_batch_size_per_gpu} at a time"
-        ),
-    )
-    steps = rl_steps(recipe)
-    counted = "" if steps is None else f"{steps}, {steps * rollouts} rollouts, {steps * updates} updates"
     if rl.filter.enabled:
         yield "RL filter", f"groups of equal {rl.filter.metric} are dropped, and others drawn in their place"
-    yield "RL steps", counted or f"{rl.epochs} epochs of one per {rl.rollout_batch_size} prompts"
+    small = rl.global_batch_size * rl.group_size
+    yield "RL updates", f"{updates} mini-batches per step of {rl.global_batch_size} prompts, {small} rollouts"
+    per_rank = small / (cluster.nodes * cluster.gpus_per_node)
+    yield "RL memory", f"{rl.micro_batch_size_per_gpu} of a rank's {per_rank:g} rollouts of a mini-batch at a time"
+    steps, epochs = rl_steps(recipe), f"{rl.epochs} epochs of one per {rl.rollout_batch_size} prompts"
+    yield "RL steps", f"{steps}, {steps * rollouts} rollouts, {steps * updates} updates" if steps else epochs
     yield "RL checkpoints", f"every {rl.save_every} steps, the last {rl.keep_checkpoints} kept"
     yield "reward", _settings(recipe.reward.name, recipe.reward.settings)
     yield "advantage", _settings(recipe.advantage.name, recipe.advantage.settings)

@@ -57,7 +57,7 @@ def predict(recipe: dict[str, Any], folder: Path, model: str, samples: list, out
 
     cpu = recipe["cluster"]["device"] == "cpu"
     media, rl = recipe["media"], recipe["rl"]
-    root = Path(recipe["data"]["media_root"] or folder / "data")
+    root = Path(recipe["data"]["media_root"] or folder / "data").expanduser()
     trust = recipe["model"]["trust_remote_code"]
     processor = AutoProcessor.from_pretrained(model, trust_remote_code=trust)
     engine = LLM(

@@ -54,7 +54,7 @@ class Run:
     @property
     def media_root(self) -> Path:
         root = self.recipe.data.media_root
-        return Path(root) if root else self.data
+        return Path(root).expanduser().absolute() if root else self.data
 
     @property
     def base_model(self) -> str:

@@ -41,8 +41,8 @@ def test_camreasoner_is_the_paper_s():
         ("rl.learning_rate=0", "rl.learning_rate"),
         ("rl.filter.enabled=perhaps", "rl.filter.enabled"),
         ("+sft.learning_rat=1", "sft.learning_rat"),  # "+" takes Hydra's own check off
-        ("rl.global_batch_size=12", "global_batch_size 12"),
-        ("rl.start_epoch=3", "rl.start_epoch 3"),
+        ("rl.global_batch_size=31", "global_batch_size 31"),
+        ("rl.start_epoch=9", "rl.start_epoch 9"),
         ("name=a/b", "name"),
         ("cluster.device=tpu", "cluster.device"),
         ("data.rendered=null", "data"),

@@ -81,7 +81,7 @@ def test_a_missing_stage_is_named_with_its_command(tiny_recipe):
 
 
 def test_the_checkpoint_of_an_epoch(tiny_recipe):
-    run = open_run(tiny_recipe())
+    run = open_run(tiny_recipe("sft.num_train_epochs=2"))
     assert run.sft_checkpoint(0) == str(run.folder / "model")
     for step in (9, 18):
         (run.folder / "sft" / f"checkpoint-{step}").mkdir(parents=True)
@@ -89,3 +89,9 @@ def test_the_checkpoint_of_an_epoch(tiny_recipe):
     (run.folder / "sft" / "checkpoint-9").rmdir()
     with pytest.raises(LaunchError, match="1 checkpoints instead of"):
         run.sft_checkpoint(1)
+
+
+def test_clips_are_found_from_every_folder(tiny_recipe):
+    assert open_run(tiny_recipe()).media_root.parts[-2:] == ("main", "data")
+    root = open_run(tiny_recipe("data.media_root='~/clips'")).media_root
+    assert root.is_absolute() and "~" not in root.parts

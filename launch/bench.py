@@ -1,0 +1,104 @@
+"""Time the parts that a run waits for, side by side: python -m launch.bench
+
+Absolute times depend on the machine and what else runs on it; compare rows of one run.
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+from rich.table import Table
+
+from launch.run import console
+
+REPEATS = 5
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Median wall time of `work` over REPEATS runs, after one that does not count."""
+    work()
+    times = []
+    for _ in range(REPEATS):
+        begin = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - begin)
+    return median(times)
+
+
+def rewards() -> tuple[str, float]:
+    from rewards.camreasoner import reward
+
+    sample = {"answer": "B", "options": ["No", "Yes"], "task": "binary"}
+    response = "<observation>" + "The picture slides left. " * 40 + "</observation><think>So.</think><answer>B</answer>"
+    return "reward of 1,024 responses", seconds(lambda: [reward(response, sample) for _ in range(1024)])
+
+
+def advantages() -> tuple[str, float]:
+    import torch
+
+    from rewards.advantages import EmaGrpo
+
+    scores = torch.rand(1024, generator=torch.Generator().manual_seed(0))
+    groups, tasks = [str(row // 8) for row in range(1024)], ["binary", "choice"] * 512
+    return "EMA-GRPO of 1,024 responses", seconds(lambda: EmaGrpo().advantages(scores, groups, tasks))
+
+
+def clips() -> tuple[str, float]:
+    import numpy as np
+
+    from data_tools.render import draw_scene, draw_track, render, write_clip
+
+    def render_all() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            for number in range(16):
+                rng = np.random.default_rng(number)
+                track = draw_track("pan_left", rng, frames=4, size=84, fps=2.0)
+                write_clip(Path(folder) / "clip.mp4", render(draw_scene(rng), track), 2.0)
+
+    return "rendering 16 clips of 4 x 84 x 84, one core", seconds(render_all)
+
+
+ENGINES = "import verl.workers.engine_workers, vllm.v1.engine.core"
+
+
+def fresh(what: str, code: str) -> tuple[str, float]:
+    return what, seconds(lambda: subprocess.run([sys.executable, "-c", code], check=True, capture_output=True))
+
+
+def forked() -> tuple[str, float]:
+    """What `launch.zygote` spends on each process after its own imports: a fork, here of a child that ends at once."""
+    code = f"""{ENGINES}
+import os, sys, time
+def fork():
+    begin = time.perf_counter()
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return time.perf_counter() - begin
+sys.stdout.write("\\n%f" % sorted(fork() for _ in range({REPEATS}))[{REPEATS} // 2])
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return "the same, forked from one that has them", float(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    table = Table("part", "seconds", title=f"median of {REPEATS}")
+    for row in (
+        rewards(),
+        advantages(),
+        clips(),
+        fresh("a command, up to its recipe", "import launch.rl"),
+        fresh("a process that imports the engines", ENGINES),
+        forked(),
+    ):
+        table.add_row(row[0], f"{row[1]:.4f}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""A smaller demo through the real engines: every stage, its files, and a run that is killed and goes on."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+STAGES = ("data", "model", "sft", "rl", "merge", "evaluate", "report")
+SMALL = [
+    "data.rendered.sft={clips: 60, binary: 96, choice: 32, confusable: 0.25}",
+    "data.rendered.rl={clips: 30, binary: 24, choice: 16, confusable: 0.7}",
+    "data.rendered.test={clips: 30, binary: 60, choice: 15, confusable: 0.5}",
+    "model.warm_up.steps=20",
+    "sft.num_train_epochs=2",
+    "rl.steps=4",
+    "rl.rollout_batch_size=8",
+    "rl.global_batch_size=4",
+    "rl.group_size=4",
+    "rl.save_every=2",
+]
+
+
+def command(stage: str, runs: Path, name: str = "main") -> list[str]:
+    return [sys.executable, "-m", f"launch.{stage}", "experiment=demo", f"runs={runs}", f"name={name}", *SMALL]
+
+
+def run(stage: str, runs: Path, name: str = "main") -> str:
+    done = subprocess.run(command(stage, runs, name), capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, f"{stage}: {done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> Path:
+    runs = tmp_path_factory.mktemp("runs")
+    for stage in STAGES:
+        run(stage, runs)
+    return runs / "demo" / "main"
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_stage_leaves_its_files(demo):
+    for path in (
+        *("recipe.yaml", "manifest.json", "data/contact_sheet.png", "model/model.safetensors"),
+        *("sft/llamafactory.yaml", "rl/verl.yaml", "rl/metrics.jsonl", "rl/rollouts/4.jsonl"),
+        *("rl/checkpoints/global_step_4/advantage_state.json", "merged/config.json", "report/index.html"),
+    ):
+        assert (demo / path).exists(), path
+    assert len(list((demo / "sft").glob("checkpoint-*"))) == 2  # one per epoch
+
+
+def test_summary_has_what_it_promises(demo):
+    summary = json.loads((demo / "report" / "summary.json").read_text())
+    keys = {
+        *("balanced_accuracy", "balanced_accuracy_ci", "accuracy", "always_no_accuracy"),
+        *("format_rate", "observation_fidelity", "n", "per_primitive"),
+    }
+    for model in ("base", "sft", "rl"):
+        assert keys <= set(summary["models"][model]) and summary["models"][model]["n"] == 75
+    assert summary["rl"]["steps"] == len(summary["rl"]["format_reward"]) == len(summary["rl"]["accuracy_reward"]) == 4
+    assert summary["rl"]["rollout_actor_pearson_min"] >= 0.999
+    assert set(summary["wall_seconds"]) >= {"data", "model", "sft", "rl", "merge", "evaluate"}
+    assert summary["peak_rss_gib"] > 0
+
+
+def test_every_step_logs_rewards_ema_and_correlation(demo):
+    for step, line in enumerate(lines(demo / "rl" / "metrics.jsonl"), 1):
+        data = line["data"]
+        assert line["step"] == step
+        assert data["training/rollout_actor_probs_pearson_corr"] >= 0.999
+        assert {"reward/accuracy", "reward/format", "reward/overall", "response_length/mean"} <= set(data)
+        assert any(key.startswith("ema/std/") for key in data)
+
+
+def test_rollout_records_hold_what_rewards_can_be_recomputed_from(demo):
+    from data_tools.sample import read_samples
+    from rewards.camreasoner import reward
+
+    samples = {sample.id: sample.model_dump() for sample in read_samples(demo / "data" / "rl.jsonl")}
+    for step in (1, 4):
+        records = lines(demo / "rl" / "rollouts" / f"{step}.jsonl")
+        assert len(records) == 8 * 4
+        for record in records:
+            again = reward(record["response"], samples[record["id"]])
+            assert {key: record[key] for key in again} == pytest.approx(again)
+
+
+def test_second_run_says_what_is_done(demo):
+    for stage in ("data", "model", "sft", "rl", "merge", "evaluate"):
+        assert "done already" in run(stage, demo.parents[1])
+
+
+def test_a_killed_run_goes_on_to_the_same_numbers(demo):
+    runs, killed = demo.parents[1], demo.with_name("killed")
+    shutil.copytree(demo, killed, ignore=lambda folder, names: {"rl", "merged", "eval", "report"} & set(names))
+    for stage in ("rl", "merge", "evaluate"):
+        (killed / "stages" / f"{stage}.json").unlink()
+
+    before = {process.pid for process in psutil.process_iter()}
+    process = subprocess.Popen(
+        command("rl", runs, "killed"), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    metrics, deadline = killed / "rl" / "metrics.jsonl", time.monotonic() + 600
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 3):  # after the checkpoint of step 2
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (killed / "stages" / "rl.json").exists()
+    assert _left(before, seconds=30) == []  # no Ray, no vLLM
+
+    assert "going on after step 2" in run("rl", runs, "killed")
+    assert not list(Path("/dev/shm").glob("verl_weights_*"))
+    for step in range(1, 5):
+        records, expected = (lines(folder / "rl" / "rollouts" / f"{step}.jsonl") for folder in (killed, demo))
+        assert records == expected
+    for name in ("actor/lr", "reward/overall", "response_length/mean"):
+        assert [line["data"][name] for line in lines(metrics)] == [
+            line["data"][name] for line in lines(demo / "rl" / "metrics.jsonl")
+        ]
+    state = Path("rl", "checkpoints", "global_step_4", "advantage_state.json")
+    assert (killed / state).read_text() == (demo / state).read_text()
+
+
+def _left(before: set[int], seconds: float) -> list[str]:
+    """Command lines of the engine processes that are new since `before` and still there after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        left = []
+        for process in psutil.process_iter(["pid", "cmdline"]):
+            line = " ".join(process.info["cmdline"] or [])
+            if process.info["pid"] not in before and any(word in line for word in ("ray", "VLLM", "rl_engine")):
+                left.append(line)
+        if not left or time.monotonic() > deadline:
+            return left
+        time.sleep(0.5)
+
+
+def test_a_broken_clip_is_named(demo, tmp_path):
+    broken = tmp_path / "demo" / "main"
+    shutil.copytree(demo / "data", broken / "data")
+    clip = sorted((broken / "data" / "clips").glob("sft-*.mp4"))[0]
+    clip.unlink()
+    from data_tools.exports import ExportError, export_llamafactory
+    from data_tools.sample import read_samples
+
+    samples = list(read_samples(broken / "data" / "sft.jsonl"))
+    with pytest.raises(ExportError, match=clip.name):
+        export_llamafactory(samples, broken / "data", broken / "out")
