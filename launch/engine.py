@@ -47,6 +47,7 @@ def engine_env(recipe: Recipe) -> dict[str, str]:
             "VERL_PLATFORM": "cpu",
             "VLLM_CPU_KVCACHE_SPACE": env.get("VLLM_CPU_KVCACHE_SPACE", "1"),
             "VLLM_CPU_SGL_KERNEL": "0",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # "auto" ties the worker to the first core, whoever is there already
             # More threads than free cores are far slower than one (engines share the cores between processes).
             "OMP_NUM_THREADS": env.get("OMP_NUM_THREADS", "1"),
         }

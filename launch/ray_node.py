@@ -16,7 +16,7 @@ from launch.process import die_with_parent
 
 def main(settings: str) -> None:
     die_with_parent()
-    # Any loopback address but 127.0.0.1, which Ray replaces by the machine's own (services.py, resolve_ip_for_localhost).
+    # A loopback address, but not 127.0.0.1: Ray replaces that by the machine's own (services.py).
     context = ray.init(**json.loads(settings), _node_ip_address="127.0.0.2", log_to_driver=False)
     raylet = next(child.pid for child in psutil.Process().children() if child.name() == "raylet")
     sys.stdout.write(json.dumps({"address": context.address_info["gcs_address"], "raylet": raylet}) + "\n")

@@ -163,7 +163,7 @@ def _become(request: dict, fds: list[int], client: socket.socket) -> None:
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:  # what the interpreter itself does at its top level
+    except BaseException:  # noqa: BLE001 what the interpreter itself does at its top level
         traceback.print_exc()
     finally:
         sys.stdout.flush()

@@ -41,9 +41,7 @@ class EmaGrpo:
         self.update, self.bias_correction = update, bias_correction
         self._moments: dict[str, tuple[float, float, int]] = {}  # task -> EMA[R], EMA[R²], batches seen
 
-    def advantages(
-        self, scores_B: torch.Tensor, groups_B: Sequence[str], tasks_B: Sequence[str]
-    ) -> torch.Tensor:
+    def advantages(self, scores_B: torch.Tensor, groups_B: Sequence[str], tasks_B: Sequence[str]) -> torch.Tensor:
         """(B,) advantages of scores (B,), and the averages moved on by this batch."""
         ids_B = group_ids(groups_B)
         task_names = list(dict.fromkeys(tasks_B))

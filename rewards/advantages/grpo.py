@@ -32,9 +32,7 @@ class Grpo:
     def __init__(self, eps: float = 1e-6, normalize_std: bool = True) -> None:
         self.eps, self.normalize_std = eps, normalize_std
 
-    def advantages(
-        self, scores_B: torch.Tensor, groups_B: Sequence[str], tasks_B: Sequence[str]
-    ) -> torch.Tensor:
+    def advantages(self, scores_B: torch.Tensor, groups_B: Sequence[str], tasks_B: Sequence[str]) -> torch.Tensor:
         """(B,) advantages of scores (B,); a group of one gets 0."""
         ids_B = group_ids(groups_B)
         centred_B = scores_B - group_mean(scores_B, ids_B)

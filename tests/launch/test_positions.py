@@ -244,5 +244,3 @@ def test_log_probabilities_of_a_response_agree(seen):
 def _most_common(ids: list[int]) -> int:
     """The place-holder of the clip: the token that a prompt with a clip repeats most."""
     return max(set(ids), key=ids.count)
-
-

@@ -1,4 +1,4 @@
-"""Asks the bare engines whether each mend is still needed: one JSON line, mend -> true or false. Run without our plugin."""
+"""Asks the bare engines whether each mend is still needed: one JSON line, mend -> true or false. Without our plugin."""
 
 import importlib
 import inspect
