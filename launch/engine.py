@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # imported where they are used: `--help` and `--cfg job` answ
     from psutil import Process
     from rich.progress import Progress
 
-POLL_SECONDS = 0.5
+POLL_SECONDS = 1.0
 
 
 def engine_env(recipe: Recipe) -> dict[str, str]:
