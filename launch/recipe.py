@@ -185,10 +185,17 @@ class Recipe(_Part):
     cluster: Cluster
 
     @model_validator(mode="after")
-    def _rl_starts_from_an_epoch(self) -> "Recipe":
+    def _parts_fit_together(self) -> "Recipe":
         if self.rl.start_epoch > self.sft.num_train_epochs:
             raise ValueError(
                 f"rl.start_epoch {self.rl.start_epoch} is beyond sft.num_train_epochs {self.sft.num_train_epochs}"
+            )
+        ranks = self.cluster.nodes * self.cluster.gpus_per_node
+        rollouts, micro = self.rl.global_batch_size * self.rl.group_size, self.rl.micro_batch_size_per_gpu
+        if rollouts % (ranks * micro):
+            raise ValueError(
+                f"rl.global_batch_size x rl.group_size = {rollouts} rollouts must be a multiple of "
+                f"{ranks} rank(s) x rl.micro_batch_size_per_gpu = {ranks * micro}"
             )
         return self
 

@@ -25,6 +25,7 @@ SMALL = [
     "rl.rollout_batch_size=8",
     "rl.global_batch_size=4",
     "rl.group_size=4",
+    "rl.micro_batch_size_per_gpu=8",
     "rl.save_every=2",
 ]
 
