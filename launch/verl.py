@@ -134,7 +134,7 @@ def _settings(run: Run, model: str, total_steps: int, ray_temp: Path | None) -> 
         actor + "use_kl_loss": rl.kl_coef > 0,
         actor + "kl_loss_coef": rl.kl_coef,
         actor + "entropy_coeff": rl.entropy_coef,
-        actor + "freeze_vision_tower": rl.freeze_vision_tower,
+        "actor_rollout_ref.model.override_config.freeze_vision_tower": rl.freeze_vision_tower,  # see patches.py
         actor + "fsdp_config.seed": recipe.seed,
         actor + "data_loader_seed": recipe.seed,
         ref + "log_prob_micro_batch_size_per_gpu": rl.micro_batch_size_per_gpu,
@@ -204,6 +204,9 @@ def _cpu_settings(run: Run) -> dict[str, Any]:
         rollout + "dtype": "float32",
         rollout + "free_cache_engine": False,
         rollout + "enable_sleep_mode": False,
+        # A chunk that ends inside a prompt rewinds the request's generator, which a CPU's cannot (vLLM 0.24.0,
+        # gpu_model_runner.py, "CPU Generator does not use offset"); our rollouts have a seed, and so a generator, each.
+        rollout + "enable_chunked_prefill": False,
         rollout + "engine_kwargs.vllm.skip_mm_profiling": True,
         rollout + "agent.num_workers": 1,
         rollout + "checkpoint_engine.update_weights_bucket_megabytes": 64,

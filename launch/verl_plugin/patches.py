@@ -15,6 +15,7 @@ def apply() -> None:
     after_import("transformers.models.qwen2_5_vl.processing_qwen2_5_vl")(seconds_per_grid_for_verl)
     after_import("vllm.model_executor.models.qwen2_5_vl")(seconds_per_grid_for_vllm)
     after_import("verl.utils.tensordict_utils")(equal_length_position_ids)
+    after_import("verl.workers.engine.fsdp.transformer_impl")(freeze_vision_tower)
 
 
 def mrope_positions(module) -> None:
@@ -124,3 +125,21 @@ def equal_length_position_ids(module) -> None:
         fix(data)
 
     module.maybe_fix_3d_position_ids = maybe_fix_3d_position_ids
+
+
+def freeze_vision_tower(module) -> None:
+    """verl 0.9.1, workers/config/actor.py:161: the V1 trainer's engine never reads `actor.freeze_vision_tower`.
+
+    The tower is trained all the same, without a word. Here `model.override_config.freeze_vision_tower` freezes it.
+    """
+    build = module.FSDPEngine._build_module
+
+    def _build_module(self):
+        # Taken out again: it is a setting of the training, not of the model that is saved.
+        frozen = self.model_config.hf_config.__dict__.pop("freeze_vision_tower", False)
+        model = build(self)
+        if frozen:
+            model.model.visual.requires_grad_(False)
+        return model
+
+    module.FSDPEngine._build_module = _build_module

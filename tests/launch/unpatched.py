@@ -73,6 +73,15 @@ def name_vllm() -> bool:
     return False
 
 
+def freeze_vision_tower() -> bool:
+    """Whether the setting still stands in verl's configuration alone."""
+    import verl
+
+    folder = Path(verl.__file__).parent
+    readers = {path.name for path in folder.rglob("*.py") if "freeze_vision_tower" in path.read_text()}
+    return readers == {"actor.py"}
+
+
 def register_platform() -> bool:
     from verl.plugin.platform import PlatformRegistry
 
@@ -113,6 +122,7 @@ CHECKS = [
     seconds_per_grid_for_verl,
     seconds_per_grid_for_vllm,
     equal_length_position_ids,
+    freeze_vision_tower,
     register_platform,
     gloo_only,
     fsdp_engine,
