@@ -98,6 +98,15 @@ def test_rollout_records_hold_what_rewards_can_be_recomputed_from(demo):
             assert {key: record[key] for key in again} == pytest.approx(again)
 
 
+def test_rl_trains_the_language_model_and_leaves_the_vision_tower_frozen(demo):
+    from safetensors.torch import load_file
+
+    first = min((demo / "sft").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    before, after = load_file(first / "model.safetensors"), load_file(demo / "merged" / "model.safetensors")
+    changed = {name for name in before if not before[name].bfloat16().equal(after[name].bfloat16())}
+    assert changed and not any(name.startswith("visual.") for name in changed)
+
+
 def test_second_run_says_what_is_done(demo):
     for stage in ("data", "model", "sft", "rl", "merge", "evaluate"):
         assert "done already" in run(stage, demo.parents[1])
