@@ -59,7 +59,7 @@ def test_steps_are_counted_where_the_data_is_rendered():
         ("+rl.engine.trainer.save_freq=often", r"verl.*trainer\.save_freq.*often"),
         ("+rl.engine.actor_rollout_ref.actor.loss_agg_mode=most", "verl.*loss_agg_mode"),
         ("+rl.engine.actor_rollout_ref.model.lora_rank=1.5", "verl.*lora_rank"),
-        ("cluster.gpus_per_node=7", "verl.*divisible.*7"),
+        ("cluster.gpus_per_node=7", "multiple of 7 rank"),
         ("reward.formula=other", "reward formula 'other'"),
         ("reward.name=other", "reward.name=other"),
         ("+advantage.momentum=1", "advantage ema_grpo.*momentum"),
