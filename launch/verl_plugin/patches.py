@@ -5,6 +5,7 @@ without a GPU needs stands in `cpu.py`.
 """
 
 import itertools
+import os
 
 from launch.verl_plugin.imports import after_import
 
@@ -16,6 +17,7 @@ def apply() -> None:
     after_import("vllm.model_executor.models.qwen2_5_vl")(seconds_per_grid_for_vllm)
     after_import("verl.utils.tensordict_utils")(equal_length_position_ids)
     after_import("verl.workers.engine.fsdp.transformer_impl")(freeze_vision_tower)
+    after_import("verl.utils.tracking")(append_metrics)
 
 
 def mrope_positions(module) -> None:
@@ -143,3 +145,19 @@ def freeze_vision_tower(module) -> None:
         return model
 
     module.FSDPEngine._build_module = _build_module
+
+
+def append_metrics(module) -> None:
+    """verl 0.9.1, utils/tracking.py:541: opens its metrics file anew, so that a resumed run loses what went before."""
+    start = module.FileLogger.__init__
+
+    def __init__(self, project_name, experiment_name):
+        path = os.environ["VERL_FILE_LOGGER_PATH"]
+        before = b""
+        if os.path.exists(path):
+            with open(path, "rb") as file:
+                before = file.read()
+        start(self, project_name, experiment_name)
+        self.fp.write(before)
+
+    module.FileLogger.__init__ = __init__

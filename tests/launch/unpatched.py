@@ -79,6 +79,12 @@ def freeze_vision_tower() -> bool:
     return readers == {"actor.py"}
 
 
+def append_metrics() -> bool:
+    from verl.utils.tracking import FileLogger
+
+    return '"wb"' in inspect.getsource(FileLogger)
+
+
 def register_platform() -> bool:
     from verl.plugin.platform import PlatformRegistry
 
@@ -120,6 +126,7 @@ CHECKS = [
     seconds_per_grid_for_vllm,
     equal_length_position_ids,
     freeze_vision_tower,
+    append_metrics,
     register_platform,
     gloo_only,
     fsdp_engine,
