@@ -56,7 +56,7 @@ bench: env  ## time the parts that a run waits for, side by side
 
 lock:
 	@for engines in cpu gpu; do .venv/bin/uv pip compile --quiet --universal --python-version 3.11 pyproject.toml \
-		--extra $$engines --extra test --generate-hashes --no-annotate --no-header --no-emit-index-url \
+		--extra $$engines --extra test --generate-hashes --no-annotate --no-header \
 		-o requirements/$$engines.txt || exit 1; done
 
 clean:  ## delete a run (EXPERIMENT, NAME); the environment stays

@@ -106,6 +106,9 @@ def _serve(server: socket.socket, first: int) -> int:
         for pid, code in _ended():
             if pid == first:
                 return code if code >= 0 else 128 - code
+            if pid not in clients:  # the Ray node, which all the others live by: end, and they end with us
+                sys.stderr.write(f"RuntimeError: the Ray node ended (exit code {code})\n")
+                return 1
             client = clients.pop(pid)
             try:
                 client.sendall(json.dumps({"status": code}).encode() + b"\n")

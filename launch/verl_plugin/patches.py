@@ -149,15 +149,10 @@ def freeze_vision_tower(module) -> None:
 
 def append_metrics(module) -> None:
     """verl 0.9.1, utils/tracking.py:541: opens its metrics file anew, so that a resumed run loses what went before."""
-    start = module.FileLogger.__init__
 
     def __init__(self, project_name, experiment_name):
-        path = os.environ["VERL_FILE_LOGGER_PATH"]
-        before = b""
-        if os.path.exists(path):
-            with open(path, "rb") as file:
-                before = file.read()
-        start(self, project_name, experiment_name)
-        self.fp.write(before)
+        self.project_name, self.experiment_name = project_name, experiment_name
+        self.filepath = os.environ["VERL_FILE_LOGGER_PATH"]
+        self.fp = open(self.filepath, "ab", buffering=0)
 
     module.FileLogger.__init__ = __init__

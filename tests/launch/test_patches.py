@@ -43,6 +43,20 @@ def test_engine_still_needs(mend, needed):
     assert needed[mend], f"the engines no longer need {mend}: delete it"
 
 
+def test_metrics_of_a_resumed_run_follow_those_before(tmp_path, monkeypatch):
+    from verl.utils import tracking
+
+    path = tmp_path / "metrics.jsonl"
+    monkeypatch.setenv("VERL_FILE_LOGGER_PATH", str(path))
+    monkeypatch.setattr(tracking.FileLogger, "__init__", tracking.FileLogger.__init__)
+    patches.append_metrics(tracking)
+    for step in (1, 2):
+        logger = tracking.FileLogger("project", "run")
+        logger.log({"x": step}, step)
+        logger.finish()
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
+
+
 def test_engine_modules_are_patched_nowhere_else():
     """Outside `patches` and `cpu`, nothing assigns to an attribute of an engine's module."""
     engines = ("verl", "vllm", "transformers", "llamafactory", "ray", "torch")
