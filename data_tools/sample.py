@@ -2,13 +2,29 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from math import isfinite
 from pathlib import Path, PurePosixPath
 from string import ascii_uppercase
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-Task = Literal["binary", "choice"]
+Task = Literal[
+    "binary",  # yes or no, as two options
+    "choice",
+    "numerical",
+    "regression",
+    "ocr",
+    "open_ended",
+    "math",
+    "temporal_grounding",
+    "spatial_grounding",
+    "tracking",
+    "grounded_qa",  # an option, and when the clip shows it
+    "caption",
+    "quality",  # an option that grades the clip
+]
+BY_OPTION = ("binary", "choice", "grounded_qa", "quality")
 
 
 class SampleError(ValueError):
@@ -23,12 +39,18 @@ class Sample(BaseModel):
         video: path of the clip relative to the media root, with forward slashes.
         question: text of the question, without options.
         options: option texts in the order shown; their letters are A, B, C ...
-        answer: letter of the right option for `binary` and `choice`.
+        answer: letter of the right option for the tasks `BY_OPTION`; the text or number asked for in the others; empty
+            where spans, boxes or events say it all.
         task: decides how the answer is scored.
         source: where the record comes from (a data set's name, or "rendered").
         split: which part of the work may use it; no clip stands in two splits.
         chain: a reasoning chain for SFT (a whole response), or None.
-        extras: what only some tasks know, e.g. `motion` (what the camera really does) of a rendered clip.
+        spans: [start, end] in seconds of each gold interval (`temporal_grounding`, `grounded_qa`).
+        boxes: [x0, y0, x1, y1] in the units that the question asks for: one (`spatial_grounding`), or one per gold frame
+            in order (`tracking`).
+        events: what a caption must tell (`caption`).
+        duration: of the clip, in seconds, where known.
+        extras: what only some sources know, e.g. `motion` (what the camera really does) of a rendered clip.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -37,11 +59,15 @@ class Sample(BaseModel):
     video: str = Field(min_length=1)
     question: str = Field(min_length=1)
     options: list[str] = []
-    answer: str = Field(min_length=1)
+    answer: str = ""
     task: Task
     source: str = Field(min_length=1)
     split: Literal["sft", "rl", "val", "test"]
     chain: str | None = None
+    spans: list[list[float]] = []
+    boxes: list[list[float]] = []
+    events: list[str] = []
+    duration: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     extras: dict[str, Any] = {}
 
     @field_validator("video")
@@ -53,18 +79,46 @@ class Sample(BaseModel):
         return video
 
     @model_validator(mode="after")
-    def _answer_is_an_option(self) -> "Sample":
-        if self.task in ("binary", "choice"):
+    def _has_what_its_task_needs(self) -> "Sample":
+        if self.task in BY_OPTION:
             if len(self.options) < 2 or len(set(self.options)) != len(self.options):
                 raise ValueError(f"options: {self.task} needs two or more different options, got {self.options}")
-            if self.answer not in ascii_uppercase[: len(self.options)]:
+            if len(self.answer) != 1 or self.answer not in ascii_uppercase[: len(self.options)]:
                 raise ValueError(f"answer: {self.answer!r} is no letter of the {len(self.options)} options")
+        elif self.task in ("temporal_grounding", "spatial_grounding", "tracking", "caption"):
+            pass
+        elif not self.answer.strip():
+            raise ValueError(f"answer: {self.task} needs one")
+        elif self.task in ("numerical", "regression"):
+            _finite(self.answer)
+        if self.task in ("temporal_grounding", "grounded_qa") and not self.spans:
+            raise ValueError(f"spans: {self.task} needs one or more")
+        if self.task in ("spatial_grounding", "tracking") and not self.boxes:
+            raise ValueError(f"boxes: {self.task} needs one or more")
+        if self.task == "caption" and not self.events:
+            raise ValueError("events: caption needs one or more")
+        for span in self.spans:
+            if len(span) != 2 or not 0 <= span[0] < span[1] < float("inf"):
+                raise ValueError(f"spans: {span} is no [start, end] in seconds")
+        for box in self.boxes:
+            if len(box) != 4 or not all(map(isfinite, box)) or not (box[0] < box[2] and box[1] < box[3]):
+                raise ValueError(f"boxes: {box} is no [x0, y0, x1, y1]")
         return self
 
     @property
     def answer_text(self) -> str:
         """Text of the right option."""
-        return self.options[ascii_uppercase.index(self.answer)] if self.options else self.answer
+        return self.options[ascii_uppercase.index(self.answer)] if self.task in BY_OPTION else self.answer
+
+
+def _finite(text: str) -> float:
+    try:
+        number = float(text.replace(",", ""))
+    except ValueError:
+        number = float("nan")
+    if not isfinite(number):
+        raise ValueError(f"answer: {text!r} is no number")
+    return number
 
 
 def read_samples(path: Path) -> Iterator[Sample]:
