@@ -20,11 +20,12 @@ def reward(
 
     Args:
         response: the response alone.
-        sample: a sample's fields; `answer`, `options` and `task` are read.
+        sample: a sample's fields, of any task that a rule scores.
         format_weight: lambda.
         formula: "interpolated", (1 - lambda) r_acc + lambda r_fmt (equation 3), or "additive",
             r_acc + lambda r_fmt (section 4.1). Under an advantage that is normalised by the rewards' scale the
-            two are one family: additive with lambda' = lambda / (1 - lambda) is interpolated with lambda.
+            two are one family: additive with lambda' = lambda / (1 - lambda) is interpolated with lambda
+            (docs/rewards.md).
         wrong_penalty: subtracted from r_acc of a well-formed wrong answer (the paper's "penalty"; its code uses 0).
         schema: of the response.
 
@@ -36,7 +37,7 @@ def reward(
     """
     parsed = parse(response, schema)
     r_fmt = float(parsed.ok)
-    acc = accuracy(parsed.answer, sample["answer"], sample["options"], sample["task"]) if parsed.ok else 0.0
+    acc = accuracy(parsed.answer, sample, parsed.glue) if parsed.ok else 0.0
     r_acc = acc - wrong_penalty * (1.0 - acc) if parsed.ok else 0.0
     if formula == "interpolated":
         score = (1 - format_weight) * r_acc + format_weight * r_fmt

@@ -13,7 +13,8 @@ SCHEMAS: dict[str, tuple[str, ...]] = {
     "ota": ("observation", "think", "answer"),  # CamReasoner, VideoP2R
     "think_answer": ("think", "answer"),  # VideoChat-R1
     "think_answer_glue": ("think", "answer", "glue"),  # VideoChat-R1, grounded QA
-    "answer": ("answer",),
+    "answer": ("answer",),  # VideoChat-R1 without thinking
+    "answer_glue": ("answer", "glue"),
 }
 _TAG = re.compile(r"<(/?)(observation|think|answer|glue)>")
 
@@ -45,6 +46,10 @@ class ParsedResponse:
     @property
     def answer(self) -> str | None:
         return self.parts.get("answer")
+
+    @property
+    def glue(self) -> str | None:
+        return self.parts.get("glue")
 
 
 def parse(text: str, schema: str = "ota") -> ParsedResponse:

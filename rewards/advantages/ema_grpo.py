@@ -40,33 +40,56 @@ class EmaGrpo:
         self.decay, self.min_std, self.guard_abs_max = decay, min_std, guard_abs_max
         self.update, self.bias_correction = update, bias_correction
         self._moments: dict[str, tuple[float, float, int]] = {}  # task -> EMA[R], EMA[R²], batches seen
+        self._metrics: dict[str, float] = {}
 
-    def advantages(self, scores_B: torch.Tensor, groups_B: Sequence[str], tasks_B: Sequence[str]) -> torch.Tensor:
-        """(B,) advantages of scores (B,), and the averages moved on by this batch."""
-        ids_B = group_ids(groups_B)
-        task_names = list(dict.fromkeys(tasks_B))
-        scores_of = {task: scores_B[torch.tensor([t == task for t in tasks_B])].double() for task in task_names}
+    def advantages(
+        self,
+        scores_B: torch.Tensor,
+        groups_B: Sequence[str],
+        tasks_B: Sequence[str],
+        judged_B: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """(B,) advantages of scores (B,), and the averages moved on by this batch.
 
-        unseen = [task for task in task_names if task not in self._moments]
-        for task in task_names if self.update == "before_scaling" else unseen:
-            self._take_in(task, scores_of[task])
-        sigma = {task: self.std(task) for task in task_names}
-        if self.update == "after_scaling":
-            for task in set(task_names) - set(unseen):
-                self._take_in(task, scores_of[task])
+        `judged_B`: (B,) false for a row whose reward lacks a verdict; it gets 0 and moves nobody else.
+        """
+        ids_B, task_ids_B = group_ids(groups_B, judged_B), group_ids(tasks_B)
+        names = list(dict.fromkeys(tasks_B))
+        counted_B = torch.ones_like(scores_B, dtype=torch.bool) if judged_B is None else judged_B.bool()
+        batch = self._batch_moments(scores_B[counted_B], task_ids_B[counted_B], names)
+
+        before = [task for task in batch if self.update == "before_scaling" or task not in self._moments]
+        for task in before:
+            self._take_in(task, *batch[task])
+        sigma_T = torch.tensor([self.std(task) if task in self._moments else 1.0 for task in names], dtype=torch.double)
+        for task in batch:
+            if task not in before:
+                self._take_in(task, *batch[task])
 
         centred_B = scores_B - group_mean(scores_B, ids_B)
-        advantages_B = centred_B / torch.tensor([sigma[task] for task in tasks_B], dtype=scores_B.dtype)
+        advantages_B = centred_B / sigma_T[task_ids_B]
+        guarded = 0
         if self.guard_abs_max is not None:
-            over = torch.zeros(int(ids_B.max()) + 1).index_add_(
-                0, ids_B, (advantages_B.abs() > self.guard_abs_max).float()
-            )
-            own_B = centred_B / group_std(scores_B, ids_B, unbiased=False).clamp_min(self.min_std)
-            advantages_B = torch.where(over[ids_B] > 0, own_B, advantages_B)
-        return advantages_B
+            over_G = torch.bincount(ids_B, weights=(advantages_B.abs() > self.guard_abs_max).double()) > 0
+            if guarded := int(over_G.sum()):
+                own_B = centred_B / group_std(scores_B, ids_B, unbiased=False).clamp_min(self.min_std)
+                advantages_B = torch.where(over_G[ids_B], own_B, advantages_B)
+        self._metrics = {
+            **{f"ema/batch_std/{task}": max(square - mean**2, 0.0) ** 0.5 for task, (mean, square) in batch.items()},
+            "ema/guard_hits": float(guarded),
+        }
+        return advantages_B.to(scores_B.dtype)
 
-    def _take_in(self, task: str, scores: torch.Tensor) -> None:
-        mean, square = scores.mean().item(), (scores**2).mean().item()
+    @staticmethod
+    def _batch_moments(
+        scores_B: torch.Tensor, task_ids_B: torch.Tensor, names: Sequence[str]
+    ) -> dict[str, tuple[float, float]]:
+        """Mean and mean square of each task that has scores."""
+        scores_B = scores_B.double()
+        sums = [torch.bincount(task_ids_B, weights, len(names)).tolist() for weights in (None, scores_B, scores_B**2)]
+        return {task: (first / n, second / n) for task, n, first, second in zip(names, *sums) if n}
+
+    def _take_in(self, task: str, mean: float, square: float) -> None:
         if task not in self._moments:
             start = (0.0, 0.0) if self.bias_correction else (mean, square)
             self._moments[task] = (*start, 0)
@@ -87,8 +110,8 @@ class EmaGrpo:
         return max(max(second - first**2, 0.0) ** 0.5, self.min_std)
 
     def metrics(self) -> dict[str, float]:
-        """What is logged per step: sigma of each task."""
-        return {f"ema/std/{task}": self.std(task) for task in sorted(self._moments)}
+        """Sigma of each task; of the last batch each task's own deviation, and how many groups the guard rail took."""
+        return {f"ema/std/{task}": self.std(task) for task in sorted(self._moments)} | self._metrics
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-able state: task -> first and second moment, batches seen."""
