@@ -8,7 +8,7 @@ would spend its whole training on.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any, Literal
@@ -18,6 +18,7 @@ import numpy as np
 from data_tools.prompt import user_text
 from data_tools.sample import Sample
 from rewards.motions import NAMES, PRIMITIVES, confusable, observation
+from rewards.response import SCHEMAS
 
 # The wording of CameraBench (arXiv 2504.15376).
 BINARY_QUESTIONS: dict[str, str] = {
@@ -38,16 +39,33 @@ BINARY_QUESTIONS: dict[str, str] = {
     "roll_ccw": "Does the camera roll counterclockwise?",
 }
 CHOICE_QUESTION = "Which camera movement does the clip show?"
+GROUNDING_QUESTION = "When does the camera {name}? Give its start and end in seconds."
+TRACKING_QUESTION = (
+    "A red box is at {box} (left, top, right, bottom in percent of the picture). Where is it after {seconds} seconds?"
+)
+COARSE = 5  # percent; what the tiny model is taught to tell box edges by
 Split = Literal["sft", "rl", "val", "test"]
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A rendered clip: its path under the media root, the motion of its track, the scene that it was filmed in."""
+    """A rendered clip, and what its track says of it.
+
+    Attributes:
+        video: path under the media root.
+        motion: of the camera.
+        scene: that it was filmed in.
+        duration: in seconds.
+        span: seconds between which the camera moves; None where it never does.
+        boxes: around the followed object at each full second, in percent of the picture; none where there is none.
+    """
 
     video: str
     motion: str
     scene: str
+    duration: float | None = None
+    span: tuple[float, float] | None = None
+    boxes: tuple[tuple[int, int, int, int], ...] = ()
 
 
 def binary_samples(
@@ -96,7 +114,8 @@ def _asked_in_vain(
         asked[number] = confusable(shown[number])
     left = asked_yes - Counter(asked)
     for number in rng.permutation([number for number, motion in enumerate(asked) if not motion]):
-        wrong = [m for m in PRIMITIVES if m not in (shown[number], confusable(shown[number]))]
+        hasty = observation(shown[number], True)  # a look-alike that only parallax tells apart stays out of these
+        wrong = [m for m in PRIMITIVES if observation(m, True) != hasty]
         weights = np.array([left[m] for m in wrong], float) + 1e-9
         asked[number] = str(rng.choice(wrong, p=weights / weights.sum()))
         left -= Counter([asked[number]])
@@ -125,36 +144,124 @@ def choice_samples(clips: Sequence[Clip], count: int, split: Split, rng: np.rand
         )
 
 
+def grounding_samples(clips: Sequence[Clip], split: Split) -> Iterator[Sample]:
+    """One question per clip, in which the camera is still, moves, and is still again: when does it move?"""
+    for number, clip in enumerate(clips):
+        yield Sample(
+            id=f"{split}-grounding-{number:05d}",
+            video=clip.video,
+            question=GROUNDING_QUESTION.format(name=NAMES[clip.motion]),
+            task="temporal_grounding",
+            spans=[list(clip.span)],
+            duration=clip.duration,
+            source="rendered",
+            split=split,
+            extras={"motion": clip.motion, "scene": clip.scene},
+        )
+
+
+def tracking_samples(clips: Sequence[Clip], split: Split) -> Iterator[Sample]:
+    """One question per clip: where is the object, given its first box, at each later second?"""
+    for number, clip in enumerate(clips):
+        first, *later = clip.boxes
+        yield Sample(
+            id=f"{split}-tracking-{number:05d}",
+            video=clip.video,
+            question=TRACKING_QUESTION.format(box=_box(first), seconds=_enumerated(range(1, len(clip.boxes)))),
+            task="tracking",
+            boxes=[list(map(float, box)) for box in later],
+            duration=clip.duration,
+            source="rendered",
+            split=split,
+            extras={"motion": clip.motion, "scene": clip.scene, "first_box": list(first)},
+        )
+
+
+def _box(box: Sequence[float]) -> str:
+    return f"[{', '.join(f'{edge:.0f}' for edge in box)}]"
+
+
+def _enumerated(numbers: Sequence[int]) -> str:
+    *start, last = map(str, numbers)
+    return f"{', '.join(start)} and {last}" if start else last
+
+
 def _shuffled(options: list[str], right: str, rng: np.random.Generator) -> dict[str, Any]:
     """A sample's options in random order, and the letter of the right one."""
     options = rng.permutation(options).tolist()
     return {"options": options, "answer": ascii_uppercase[options.index(right)]}
 
 
-def chain_for(sample: Sample, terse: bool = False) -> str:
-    """The response that a rendered clip deserves: what one sees, what that means, the text of the right option.
+def chain_for(sample: Sample, terse: bool = False, schema: str = "ota") -> str:
+    """The response that a rendered clip deserves: what one sees, what that means, the answer.
 
     A terse chain observes how the picture moves, but not its parallax, and concludes from that alone. It is true and
     it is right, except where only parallax decides: there, and for a choice among all motions, the chain is full.
+    A schema without an observation has it at the head of its thoughts.
     """
+    seen, think, answer = _CHAINS[sample.task](sample, terse)
+    parts = {"observation": seen, "think": think, "answer": answer}
+    if "observation" not in SCHEMAS[schema]:
+        parts["think"] = f"{seen} {think}".strip()
+    return "".join(f"<{tag}>{parts[tag]}</{tag}>" for tag in SCHEMAS[schema])
+
+
+def _option_chain(sample: Sample, terse: bool) -> tuple[str, str, str]:
     seen, asked = sample.extras["motion"], sample.extras.get("asked")
     terse = terse and asked is not None and (seen == asked or observation(seen, True) != observation(asked, True))
     think = f"Seen {NAMES[seen]}."
     if asked is not None:
         shown = observation(seen, True).removeprefix("The picture ").removesuffix(".") if terse else NAMES[seen]
         think = f"Asked {NAMES[asked]}, seen {shown}: {sample.answer_text}."
-    return (
-        f"<observation>{observation(seen, terse)}</observation><think>{think}</think>"
-        f"<answer>{sample.answer_text}</answer>"
-    )
+    return observation(seen, terse), think, sample.answer_text
 
 
-def demo_texts() -> list[str]:
-    """Every wording that questions, options and chains can take, for a tokenizer to learn from."""
+def _grounding_chain(sample: Sample, terse: bool) -> tuple[str, str, str]:
+    (start, end), seconds = sample.spans[0], range(round(sample.duration))
+    told = ", ".join(f"{second} {'moves' if start <= second < end else 'still'}" for second in seconds)
+    return f"By second: {told}.", "" if terse else f"It moves from {start:g} to {end:g}.", f"{start:g} to {end:g}"
+
+
+def _tracking_chain(sample: Sample, terse: bool) -> tuple[str, str, str]:
+    boxes = [[COARSE * round(edge / COARSE) for edge in box] for box in sample.boxes]
+    start, end = sample.extras["first_box"], sample.boxes[-1]
+    across, down = start[0] + start[2] - end[0] - end[2], start[1] + start[3] - end[1] - end[3]
+    ways = [("left", across), ("right", -across), ("up", down), ("down", -down)]
+    goes = " and ".join(way for way, twice in ways if twice / 2 >= COARSE)
+    return f"The red box {f'goes {goes}' if goes else 'stays'}.", "", f"[{', '.join(map(_box, boxes))}]"
+
+
+_CHAINS: dict[str, Callable[[Sample, bool], tuple[str, str, str]]] = {
+    "binary": _option_chain,
+    "choice": _option_chain,
+    "temporal_grounding": _grounding_chain,
+    "tracking": _tracking_chain,
+}
+
+
+def demo_texts(schema: str = "ota", spatiotemporal: bool = False) -> list[str]:
+    """Every wording that questions, options and chains can take, for a tokenizer to learn from.
+
+    Args:
+        spatiotemporal: with questions when, and where.
+    """
     texts = []
     for number, seen in enumerate(PRIMITIVES):
         clip = [Clip("clip.mp4", seen, "scene")]
         rng = np.random.default_rng(number)
         samples = [*binary_samples(clip, 30, "sft", rng), *choice_samples(clip, 1, "sft", rng)]
-        texts += [user_text(sample) + "\n" + chain_for(sample, terse) for sample in samples for terse in (False, True)]
+        if spatiotemporal:
+            samples += _spatiotemporal_samples(seen, rng)
+        texts += [
+            user_text(sample) + "\n" + chain_for(sample, terse, schema) for sample in samples for terse in (False, True)
+        ]
     return texts
+
+
+def _spatiotemporal_samples(motion: str, rng: np.random.Generator, count: int = 12) -> Iterator[Sample]:
+    """Questions when, and where, about clips that need not exist."""
+    for _ in range(count):
+        start, end = sorted(rng.choice(5, 2, replace=False).tolist())
+        boxes = [tuple(np.sort(rng.choice(101, (2, 2), replace=False), axis=0).ravel().tolist()) for _ in range(4)]
+        clip = Clip("clip.mp4", motion, "scene", 4.0, (start, end), tuple(boxes))
+        yield from [*grounding_samples([clip], "sft"), *tracking_samples([clip], "sft")]

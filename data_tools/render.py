@@ -9,8 +9,9 @@ moves per frame (a point at `REFERENCE_DEPTH` for translations, a point at the f
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import product
 from pathlib import Path
 
 import av
@@ -27,9 +28,11 @@ AXES: tuple[tuple[str, str], ...] = (
     ("zoom_out", "zoom_in"),  # logarithm of the focal length
 )
 REFERENCE_DEPTH = 4.0  # metres; objects stand nearer, walls farther
-SPEEDS = (0.03, 0.055)  # apparent speed per frame
+SPEEDS = (0.04, 0.065)  # apparent speed per frame
 STILL = 0.015  # a camera that moves less than this over a whole clip is static
 JITTER = 0.003  # largest apparent shake per frame of a hand-held camera
+TRACKED_SPEEDS = (0.02, 0.04)  # where an object near the camera must stay in sight
+TARGET_COLOR = (0.95, 0.05, 0.05)  # nothing else is red without a texture
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Track:
         focal_T: focal length in pixels.
         size: width and height of the frame in pixels.
         fps: frames per second.
+        target_23: low and high corner in metres of the box to be followed, where there is one.
     """
 
     positions_T3: np.ndarray
@@ -49,6 +53,7 @@ class Track:
     focal_T: np.ndarray
     size: int
     fps: float
+    target_23: np.ndarray | None = None
 
     def save(self, path: Path) -> None:
         """Write the track as JSON, whole or not at all."""
@@ -59,6 +64,8 @@ class Track:
             "rotation": self.rotations_T33.tolist(),
             "focal_length": self.focal_T.tolist(),
         }
+        if self.target_23 is not None:
+            record["target"] = self.target_23.tolist()
         partial = path.with_name(path.name + ".partial")
         partial.write_text(json.dumps(record))
         partial.replace(path)
@@ -67,7 +74,8 @@ class Track:
     def load(cls, path: Path) -> "Track":
         record = json.loads(path.read_text())
         arrays = (np.array(record[key]) for key in ("position", "rotation", "focal_length"))
-        return cls(*arrays, size=record["size"], fps=record["fps"])
+        target = np.array(record["target"]) if "target" in record else None
+        return cls(*arrays, size=record["size"], fps=record["fps"], target_23=target)
 
 
 def rotation(vector_3: np.ndarray) -> np.ndarray:
@@ -87,15 +95,29 @@ def _units(focal: float, size: int) -> np.ndarray:
 
 
 def draw_track(
-    motion: str, rng: np.random.Generator, frames: int = 4, size: int = 84, fps: float = 2.0, jitter: float = JITTER
+    motion: str,
+    rng: np.random.Generator,
+    frames: int = 4,
+    size: int = 84,
+    fps: float = 2.0,
+    jitter: float = JITTER,
+    speeds: tuple[float, float] = SPEEDS,
+    span: tuple[float, float] | None = None,
 ) -> Track:
-    """A camera that does `motion` at a random speed, from a random pose, with a random lens and a shaking hand."""
+    """A camera that does `motion` at a random speed, from a random pose, with a random lens and a shaking hand.
+
+    Args:
+        speeds: least and greatest apparent speed per frame.
+        span: seconds between which it moves, and before and after which it is still; None: all the time.
+    """
+    first, last = (0, frames - 1) if span is None else (round(span[0] * fps), round(span[1] * fps))
     moves_T7 = np.zeros((frames, len(AXES)))
     moves_T7[:, :6] = rng.uniform(-jitter, jitter, (frames, 6))
-    speed = rng.uniform(*SPEEDS)
+    speed = rng.uniform(*speeds)
     for axis, ends in enumerate(AXES):
         if motion in ends:
-            moves_T7[:, axis] += (2 * ends.index(motion) - 1) * speed * (np.arange(frames) - (frames - 1) / 2)
+            moved_T = np.clip(np.arange(frames), first, last) - (first + last) / 2
+            moves_T7[:, axis] += (2 * ends.index(motion) - 1) * speed * moved_T
     focal = size / 2 / np.tan(np.radians(rng.uniform(55, 70)) / 2)
     start = rotation(rng.uniform(-1, 1, 3) * (0.08, 0.12, 0.04))
     position = rng.uniform(-1, 1, 3) * (0.35, 0.25, 0.2)
@@ -114,6 +136,28 @@ def motion_of_track(track: Track) -> str:
 
     Each axis is measured against the first frame, in apparent motion, by the straight line that fits it best.
     """
+    moves_T7 = _apparent_moves(track)
+    time_T = np.arange(len(moves_T7)) - (len(moves_T7) - 1) / 2
+    moved_7 = time_T @ moves_T7 / (time_T @ time_T) * (len(time_T) - 1)
+    axis = int(np.argmax(np.abs(moved_7)))
+    return AXES[axis][int(moved_7[axis] > 0)] if abs(moved_7[axis]) >= STILL else "static"
+
+
+def span_of_track(track: Track) -> tuple[float, float] | None:
+    """Seconds at which the camera starts and stops to move, None for a static one.
+
+    A frame shows what comes until the next one, so a camera that still moves at the last frame moves to the clip's end.
+    """
+    steps_T = np.abs(np.diff(_apparent_moves(track), axis=0)).max(1)
+    moving = np.flatnonzero(steps_T >= STILL)
+    if not len(moving):
+        return None
+    stop = moving[-1] + 1 + (moving[-1] + 1 == len(steps_T))
+    return float(moving[0] / track.fps), float(stop / track.fps)
+
+
+def _apparent_moves(track: Track) -> np.ndarray:
+    """How far [T, 7] the camera of each frame is from that of the first, per axis, in apparent motion."""
     first = track.rotations_T33[0]
     turns_T33 = first.T @ track.rotations_T33
     # The antisymmetric part of a rotation is its axis times the sine of its angle.
@@ -121,17 +165,21 @@ def motion_of_track(track: Track) -> str:
                         turns_T33[:, 1, 0] - turns_T33[:, 0, 1]], axis=1)  # fmt: skip
     shifts_T3 = (track.positions_T3 - track.positions_T3[0]) @ first
     zooms_T1 = np.log(track.focal_T / track.focal_T[0])[:, None]
-    moves_T7 = np.hstack([skew_T3 / 2, shifts_T3, zooms_T1]) / _units(track.focal_T[0], track.size)
-    time_T = np.arange(len(moves_T7)) - (len(moves_T7) - 1) / 2
-    moved_7 = time_T @ moves_T7 / (time_T @ time_T) * (len(time_T) - 1)
-    axis = int(np.argmax(np.abs(moved_7)))
-    return AXES[axis][int(moved_7[axis] > 0)] if abs(moved_7[axis]) >= STILL else "static"
+    return np.hstack([skew_T3 / 2, shifts_T3, zooms_T1]) / _units(track.focal_T[0], track.size)
 
 
 def project(track: Track, points_N3: np.ndarray) -> np.ndarray:
     """Pixels [T, N, 2] (x right, y down, from the frame's corner) where each frame sees the points of the world."""
     seen_TN3 = (points_N3 - track.positions_T3[:, None]) @ track.rotations_T33
     return track.focal_T[:, None, None] * seen_TN3[..., :2] / seen_TN3[..., 2:] + track.size / 2
+
+
+def boxes_of_track(track: Track) -> np.ndarray:
+    """Box [T, 4] (x0, y0, x1, y1 in percent of the frame) around the target in each frame, cut at the frame's edge."""
+    corners_83 = np.array(list(product(*track.target_23.T)))
+    seen_T82 = project(track, corners_83)
+    boxes_T4 = np.hstack([seen_T82.min(1), seen_T82.max(1)]) / track.size * 100
+    return boxes_T4.clip(0, 100)
 
 
 @dataclass(frozen=True)
@@ -157,7 +205,7 @@ class Scene:
 def draw_scene(rng: np.random.Generator, waves: int = 4) -> Scene:
     """A random room of about 4 x 3 x 15 metres with three to five boxes in front of the camera."""
     boxes = int(rng.integers(3, 6))
-    centers = np.column_stack([rng.uniform(-1.5, 1.5, boxes), rng.uniform(-1, 1, boxes), rng.uniform(2.6, 4.5, boxes)])
+    centers = np.column_stack([rng.uniform(-1.5, 1.5, boxes), rng.uniform(-1, 1, boxes), rng.uniform(2.1, 3.7, boxes)])
     halves = rng.uniform(0.2, 1, (boxes, 3)) * (0.6, 0.8, 0.5)
     low = np.vstack([[-rng.uniform(1.8, 2.6), -rng.uniform(1.3, 1.8), -5], centers - halves])
     high = np.vstack([[rng.uniform(1.8, 2.6), rng.uniform(1.2, 1.5), rng.uniform(9, 13)], centers + halves])
@@ -171,6 +219,31 @@ def draw_scene(rng: np.random.Generator, waves: int = 4) -> Scene:
         low, high, 2 * np.pi * directions / lengths, rng.uniform(0, 2 * np.pi, (boxes + 1, waves)),
         weights / weights.sum(1, keepdims=True), np.stack([dark, bright], 1), rng.uniform(0.7, 1, 3),
     )))  # fmt: skip
+
+
+def with_target(scene: Scene, track: Track, rng: np.random.Generator) -> tuple[Scene, Track]:
+    """The scene with a plain red box in it, in sight in every frame, and its track.
+
+    What stands nearer than the box is taken away, so that nothing hides it.
+    """
+    while True:
+        center = rng.uniform((-0.6, -0.5, 1.7), (0.6, 0.5, 2.0))
+        half = rng.uniform((0.16, 0.16, 0.05), (0.34, 0.34, 0.12))
+        track = replace(track, target_23=np.stack([center - half, center + half]))
+        boxes_T4 = boxes_of_track(track)
+        if boxes_T4.min() > 0 and boxes_T4.max() < 100:
+            break
+    low, high = track.target_23[:, None].astype(np.float32)
+    stays = np.append(True, scene.low_B3[1:, 2] > high[0, 2])  # the room always does
+    plain = [
+        ("low_B3", low),
+        ("high_B3", high),
+        ("waves_BK3", np.zeros_like(scene.waves_BK3[:1])),
+        ("phases_BK", np.zeros_like(scene.phases_BK[:1])),
+        ("weights_BK", np.zeros_like(scene.weights_BK[:1])),
+        ("colors_B23", np.full_like(scene.colors_B23[:1], TARGET_COLOR)),
+    ]
+    return replace(scene, **{name: np.concatenate([getattr(scene, name)[stays], new]) for name, new in plain}), track
 
 
 def render(scene: Scene, track: Track) -> np.ndarray:

@@ -1,20 +1,42 @@
 """The rendered data set: clips with known camera motion, questions about them, and a sheet to look at."""
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from itertools import chain
+from itertools import chain, combinations
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageDraw
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
-from data_tools.questions import Clip, binary_samples, chain_for, choice_samples
-from data_tools.render import JITTER, Track, draw_scene, draw_track, motion_of_track, read_clip, render, write_clip
+from data_tools.questions import (
+    Clip,
+    binary_samples,
+    chain_for,
+    choice_samples,
+    grounding_samples,
+    tracking_samples,
+)
+from data_tools.render import (
+    JITTER,
+    SPEEDS,
+    TRACKED_SPEEDS,
+    Track,
+    boxes_of_track,
+    draw_scene,
+    draw_track,
+    motion_of_track,
+    read_clip,
+    render,
+    span_of_track,
+    with_target,
+    write_clip,
+)
 from data_tools.sample import write_samples
 from rewards.motions import NAMES, PRIMITIVES, observation
 
@@ -30,7 +52,9 @@ class SplitSize(BaseModel):
     """How many clips a split has, and how many questions of each task are dealt over them.
 
     Attributes:
+        clips: that binary and choice questions are dealt over.
         confusable: share of the no's that ask for the look-alike of what a clip shows.
+        grounding, tracking: questions when the camera moves, and where a box goes, each about a clip of its own.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -39,6 +63,18 @@ class SplitSize(BaseModel):
     binary: int = Field(0, ge=0, multiple_of=2)
     choice: int = Field(0, ge=0)
     confusable: float = Field(0.5, ge=0, le=0.9)
+    grounding: int = Field(0, ge=0)
+    tracking: int = Field(0, ge=0)
+
+    @property
+    def all_clips(self) -> int:
+        return self.clips + self.grounding + self.tracking
+
+    def kind(self, number: int) -> Literal["motion", "grounding", "tracking"]:
+        """What clip `number` of the split is made for."""
+        if number < self.clips:
+            return "motion"
+        return "grounding" if number < self.clips + self.grounding else "tracking"
 
 
 class RenderedSettings(BaseModel):
@@ -52,6 +88,7 @@ class RenderedSettings(BaseModel):
         jitter: shake of the camera (apparent speed, see `data_tools.render`).
         terse_chains: share of the SFT chains that leave parallax out wherever it does not decide the answer. A model
             taught on these answers hastily, and RL on look-alikes has something to teach it: to look more closely.
+        chains: schema of the SFT chains, and so of the responses.
         seed: of scenes, cameras and questions.
     """
 
@@ -65,14 +102,27 @@ class RenderedSettings(BaseModel):
     fps: float = Field(2.0, gt=0)
     jitter: float = Field(JITTER, ge=0, le=JITTER)
     terse_chains: float = Field(0.0, ge=0, le=1)
+    chains: Literal["ota", "think_answer"] = "ota"
     seed: int = Field(0, ge=0)
 
     @field_validator(*SPLITS)
     @classmethod
     def _asks_something(cls, size: SplitSize) -> SplitSize:
-        if not size.binary + size.choice:
-            raise ValueError("needs binary or choice questions")
+        if not size.binary + size.choice + size.grounding + size.tracking:
+            raise ValueError("needs questions")
         return size
+
+    @property
+    def spatiotemporal(self) -> bool:
+        """Whether it asks when, or where."""
+        return any(getattr(self, split).all_clips > getattr(self, split).clips for split in SPLITS)
+
+    @model_validator(mode="after")
+    def _seconds_are_whole(self) -> "RenderedSettings":
+        if self.spatiotemporal:
+            if not self.fps.is_integer() or self.frames < 3 * self.fps or self.frames % self.fps:
+                raise ValueError("grounding and tracking need three full seconds or more, and a whole number of fps")
+        return self
 
 
 def build_rendered(
@@ -95,7 +145,7 @@ def build_rendered(
         raise RenderedError(f"workers: need at least 1, got {workers}")
     (folder / "clips").mkdir(parents=True, exist_ok=True)
     _claim(folder / "settings.json", settings)
-    jobs = [(split, number) for split in SPLITS for number in range(getattr(settings, split).clips)]
+    jobs = [(split, number) for split in SPLITS for number in range(getattr(settings, split).all_clips)]
     clips: dict[str, list[Clip]] = {split: [] for split in SPLITS}
     for done, (clip, (split, _)) in enumerate(zip(_render_all(settings, folder, jobs, workers), jobs), 1):
         clips[split].append(clip)
@@ -105,18 +155,26 @@ def build_rendered(
     for number, split in enumerate(SPLITS):
         rng = np.random.default_rng([settings.seed, number])
         size = getattr(settings, split)
+        of_kind = defaultdict(list)
+        for place, clip in enumerate(clips[split]):
+            of_kind[size.kind(place)].append(clip)
         samples = [
-            *binary_samples(clips[split], size.binary, split, rng, size.confusable),
-            *choice_samples(clips[split], size.choice, split, rng),
+            *binary_samples(of_kind["motion"], size.binary, split, rng, size.confusable),
+            *choice_samples(of_kind["motion"], size.choice, split, rng),
+            *grounding_samples(of_kind["grounding"], split),
+            *tracking_samples(of_kind["tracking"], split),
         ]
         samples = [samples[place] for place in rng.permutation(len(samples))]
         if split == "sft":
             terse = rng.random(len(samples)) < settings.terse_chains
-            samples = [s.model_copy(update={"chain": chain_for(s, bool(short))}) for s, short in zip(samples, terse)]
+            samples = [
+                s.model_copy(update={"chain": chain_for(s, bool(short), settings.chains)})
+                for s, short in zip(samples, terse)
+            ]
         write_samples(folder / f"{split}.jsonl", samples)
         no = [sample for sample in samples if sample.task == "binary" and sample.answer_text == "No"]
         counts[split] = {
-            "clips": size.clips,
+            "clips": size.all_clips,
             **Counter(sample.task for sample in samples),
             "no": len(no),
             "confusable_no": sum(sample.extras["confusable"] for sample in no),
@@ -151,19 +209,39 @@ def render_clip(settings: RenderedSettings, folder: Path, job: tuple[str, int]) 
     name = f"{split}-{number:05d}"
     video, track_file = folder / "clips" / f"{name}.mp4", folder / "clips" / f"{name}.json"
     if video.exists() and track_file.exists():
-        return Clip(f"clips/{video.name}", motion_of_track(Track.load(track_file)), name)
+        return _clip(video.name, name, Track.load(track_file))
     frames, track = draw_clip(settings, split, number)
     track.save(track_file)
     write_clip(video, frames, settings.fps)
-    return Clip(f"clips/{video.name}", motion_of_track(track), name)
+    return _clip(video.name, name, track)
+
+
+def _clip(file: str, scene: str, track: Track) -> Clip:
+    boxes = () if track.target_23 is None else boxes_of_track(track)[:: round(track.fps)].round().astype(int).tolist()
+    duration = len(track.focal_T) / track.fps
+    motion, span = motion_of_track(track), span_of_track(track)
+    return Clip(f"clips/{file}", motion, scene, duration, span, tuple(map(tuple, boxes)))
 
 
 def draw_clip(settings: RenderedSettings, split: str, number: int) -> tuple[np.ndarray, Track]:
-    """Frames uint8 [T, H, W, 3] and track of a clip; the primitives take turns."""
+    """Frames uint8 [T, H, W, 3] and track of a clip; the primitives take turns, `static` only where it can be asked."""
     rng = np.random.default_rng([settings.seed, SPLITS.index(split), number])
     scene = draw_scene(rng)
-    motion = PRIMITIVES[number % len(PRIMITIVES)]
-    track = draw_track(motion, rng, settings.frames, settings.size, settings.fps, settings.jitter)
+    kind = getattr(settings, split).kind(number)
+    motions = PRIMITIVES[1:] if kind == "grounding" else PRIMITIVES
+    span = None
+    if kind == "grounding":
+        # Whole seconds, since two frames make one visual token; two or more unless it stops within the clip.
+        seconds = round(settings.frames / settings.fps)
+        spans = [
+            (start, end) for start, end in combinations(range(seconds + 1), 2) if end < seconds or 1 < end - start < end
+        ]
+        span = spans[rng.integers(len(spans))]
+    motion = motions[number % len(motions)]
+    speeds = TRACKED_SPEEDS if kind == "tracking" else SPEEDS
+    track = draw_track(motion, rng, settings.frames, settings.size, settings.fps, settings.jitter, speeds, span)
+    if kind == "tracking":
+        scene, track = with_target(scene, track, rng)
     return render(scene, track), track
 
 

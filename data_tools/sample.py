@@ -1,5 +1,6 @@
 """The one typed record that every source is read into and every engine file is written from."""
 
+import codecs
 import json
 from collections.abc import Iterable, Iterator
 from math import isfinite
@@ -25,10 +26,19 @@ Task = Literal[
     "quality",  # an option that grades the clip
 ]
 BY_OPTION = ("binary", "choice", "grounded_qa", "quality")
+LONGEST_LINE = 8 << 20  # bytes; a longer one is no record of a data set, and would be held in memory
 
 
 class SampleError(ValueError):
     """A record that breaks the contract; the message names file, line and field."""
+
+
+class RecordError(ValueError):
+    """A fault of one record, wherever it lies: the field, and what is wrong with it."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field, self.reason = field, reason
 
 
 class Sample(BaseModel):
@@ -46,8 +56,8 @@ class Sample(BaseModel):
         split: which part of the work may use it; no clip stands in two splits.
         chain: a reasoning chain for SFT (a whole response), or None.
         spans: [start, end] in seconds of each gold interval (`temporal_grounding`, `grounded_qa`).
-        boxes: [x0, y0, x1, y1] in the units that the question asks for: one (`spatial_grounding`), or one per gold frame
-            in order (`tracking`).
+        boxes: [x0, y0, x1, y1] in the units that the question asks for: one (`spatial_grounding`), or one per gold
+            frame in order (`tracking`).
         events: what a caption must tell (`caption`).
         duration: of the clip, in seconds, where known.
         extras: what only some sources know, e.g. `motion` (what the camera really does) of a rendered clip.
@@ -121,6 +131,46 @@ def _finite(text: str) -> float:
     return number
 
 
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Number and content of each line that is not blank, without byte-order mark and line ending.
+
+    Of a line beyond LONGEST_LINE only that much is kept in memory, and one byte more, which `parse_sample` refuses.
+    """
+    with path.open("rb") as file:
+        number = 0
+        while line := file.readline(LONGEST_LINE + 1):
+            number += 1
+            rest = line
+            while len(rest) > LONGEST_LINE and not rest.endswith(b"\n"):
+                rest = file.readline(LONGEST_LINE + 1)
+            line = (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).rstrip(b"\r\n")
+            if line.strip():
+                yield number, line
+
+
+def parse_sample(line: bytes) -> Sample:
+    """The sample of one line of JSON.
+
+    Raises:
+        RecordError: naming the first bad field.
+    """
+    if len(line) > LONGEST_LINE:
+        raise RecordError("record", f"the line is longer than {LONGEST_LINE >> 20} MiB")
+    try:
+        return Sample.model_validate_json(line)
+    except ValidationError as error:
+        raise first_fault(error) from error
+
+
+def first_fault(error: ValidationError) -> RecordError:
+    """The first fault that pydantic found, with the field that it lies in."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    field, reason = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+    if not field and reason.partition(": ")[0] in Sample.model_fields:  # a check of several fields names the wrong one
+        field, _, reason = reason.partition(": ")
+    return RecordError(field or "record", reason)
+
+
 def read_samples(path: Path) -> Iterator[Sample]:
     """Stream the samples of a JSON Lines file.
 
@@ -128,18 +178,15 @@ def read_samples(path: Path) -> Iterator[Sample]:
         SampleError: naming file, line and field of the first bad record, a repeated id, or an empty file.
     """
     ids: set[str] = set()
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                sample = Sample.model_validate_json(line)
-            except ValidationError as error:
-                first = error.errors()[0]
-                where = ".".join(map(str, first["loc"])) or "record"
-                raise SampleError(f"{path}:{number}: {where}: {first['msg']}") from error
-            if sample.id in ids:
-                raise SampleError(f"{path}:{number}: id: {sample.id!r} stands twice")
-            ids.add(sample.id)
-            yield sample
+    for number, line in read_lines(path):
+        try:
+            sample = parse_sample(line)
+        except RecordError as error:
+            raise SampleError(f"{path}:{number}: {error}") from error
+        if sample.id in ids:
+            raise SampleError(f"{path}:{number}: id: {sample.id!r} stands twice")
+        ids.add(sample.id)
+        yield sample
     if not ids:
         raise SampleError(f"{path}: holds no sample")
 

@@ -28,6 +28,8 @@ from transformers import (
 from rewards.motions import PRIMITIVES
 
 PATCH, TEMPORAL_PATCH, MERGE = 14, 2, 2
+UNNAMED = -100  # label of a clip that is not to teach its motion
+BOX_WEIGHT = 5.0  # of the mean distance between a box and what is read of it, in frame widths
 SYSTEM = "You are a helpful assistant."  # the default of Qwen2.5-VL and of LLaMA-Factory's `qwen2_vl` template
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -232,6 +234,7 @@ def warm_up_vision(
     batch: int = 16,
     learning_rate: float = 3e-3,
     progress: Callable[[int, float], None] = lambda step, loss: None,
+    boxes_N4: np.ndarray | None = None,
 ) -> torch.nn.Linear:
     """Teach the vision tower to tell the 15 motions apart; a stand-in for pretraining, it never meets a question.
 
@@ -239,15 +242,19 @@ def warm_up_vision(
 
     Args:
         clips_NTHW3: uint8 frames.
-        motions: primitive of each clip.
+        motions: primitive of each clip; None where a clip is not to teach its motion.
         progress: called with the step and its loss.
+        boxes_N4: box around the object to be found, from 0 to 1, or NaN where there is none. The same head learns to
+            read it off each token, relative to the token's own place: the tower knows no other places.
 
     Returns:
-        The head [hidden -> 15], to measure the tower by.
+        The head [hidden -> 15, or 19 with boxes], to measure the tower by.
     """
-    labels_N = torch.tensor([PRIMITIVES.index(motion) for motion in motions])
+    labels_N = torch.tensor([UNNAMED if motion is None else PRIMITIVES.index(motion) for motion in motions])
+    boxes = None if boxes_N4 is None else torch.tensor(boxes_N4, dtype=torch.float32)
+    middles = _token_middles(clips_NTHW3.shape)
     rng = np.random.default_rng(seed)
-    head = torch.nn.Linear(model.config.text_config.hidden_size, len(PRIMITIVES))
+    head = torch.nn.Linear(model.config.text_config.hidden_size, len(PRIMITIVES) + (0 if boxes is None else 4))
     torch.nn.init.zeros_(head.weight)
     torch.nn.init.zeros_(head.bias)
     parameters = [*model.model.visual.parameters(), *head.parameters()]
@@ -258,9 +265,14 @@ def warm_up_vision(
         if len(order) < batch:
             order = np.concatenate([order, rng.permutation(len(labels_N))])
         chosen, order = order[:batch], order[batch:]
-        logits = head(visual_tokens(model, clips_NTHW3[chosen]))
+        read = head(visual_tokens(model, clips_NTHW3[chosen]))
+        logits = read[..., : len(PRIMITIVES)]
         labels = labels_N[chosen, None].expand(logits.shape[:2])
-        loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=UNNAMED)
+        if boxes is not None:
+            held = ~boxes[chosen].isnan().any(1)
+            off = (read[held][..., len(PRIMITIVES) :] + middles - boxes[chosen][held][:, None]).abs()
+            loss = loss + BOX_WEIGHT * off.sum() / max(1, off.numel())
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -268,6 +280,14 @@ def warm_up_vision(
         schedule.step()
         progress(step, loss.item())
     return head
+
+
+def _token_middles(shape_NTHW3: Sequence[int]) -> torch.Tensor:
+    """Middle (x, y, x, y) of the place of each visual token [tokens, 4] of a clip, from 0 to 1."""
+    _, frames, height, width, _ = shape_NTHW3
+    y, x = ((torch.arange(side // (PATCH * MERGE)) + 0.5) * PATCH * MERGE / side for side in (height, width))
+    one_frame = torch.stack(torch.meshgrid(y, x, indexing="ij"), -1).flip(-1).reshape(-1, 2)
+    return one_frame.repeat(frames // TEMPORAL_PATCH, 2)
 
 
 def _warm_cosine(step: int, steps: int, warm: int = 30) -> float:
@@ -281,5 +301,6 @@ def motion_accuracy(
 ) -> float:
     """Share of clips whose motion `head` reads off the mean of the visual tokens."""
     parts = np.array_split(clips_NTHW3, max(1, len(clips_NTHW3) // 64))
-    named = torch.cat([head(visual_tokens(model, part).mean(1)).argmax(-1) for part in parts])
+    read = torch.cat([head(visual_tokens(model, part).mean(1)) for part in parts])
+    named = read[:, : len(PRIMITIVES)].argmax(-1)
     return float(np.mean([PRIMITIVES[number] == motion for number, motion in zip(named.tolist(), motions)]))

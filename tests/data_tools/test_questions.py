@@ -20,7 +20,8 @@ def test_binary_questions_tell_nothing_by_themselves(seed):
     samples = list(binary_samples(clips(300), 600, "test", np.random.default_rng(seed)))
     no = [sample for sample in samples if sample.answer_text == "No"]
     assert len(no) == 300
-    assert sum(sample.extras["confusable"] for sample in no) == 150
+    look_alikes = sum(sample.extras["confusable"] for sample in no)
+    assert 150 <= look_alikes < 170  # by chance, a roll is also asked for the other way round
     asked = Counter((sample.extras["asked"], sample.answer_text) for sample in samples)
     assert all(abs(asked[motion, "Yes"] - asked[motion, "No"]) <= 4 for motion in PRIMITIVES)
     letters = Counter((sample.answer, sample.answer_text) for sample in samples)

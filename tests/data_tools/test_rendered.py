@@ -1,11 +1,16 @@
+from pathlib import Path
+
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from data_tools.render import Track, motion_of_track
+from data_tools.render import Track, motion_of_track, read_clip, span_of_track
 from data_tools.rendered import RenderedError, RenderedSettings, build_rendered
 from data_tools.sample import read_samples
+from launch.tiny_model import by_pair
 from rewards.motions import PRIMITIVES
 from rewards.response import parse
+from rewards.tasks import accuracy, check_sample
 
 SETTINGS = RenderedSettings(
     sft={"clips": 15, "binary": 10, "choice": 5, "confusable": 0},
@@ -78,9 +83,62 @@ def test_the_primitives_take_turns(built):
     assert shown == dict.fromkeys(PRIMITIVES, 1)
 
 
+@pytest.fixture(scope="module")
+def joint(tmp_path_factory):
+    """A data set that also asks when, and where."""
+    sizes = {"clips": 2, "binary": 2, "grounding": 8, "tracking": 6}
+    size = {"sft": sizes, "rl": sizes, "test": sizes}
+    settings = RenderedSettings(**size, frames=8, size=56, chains="think_answer", terse_chains=0.5)
+    folder = tmp_path_factory.mktemp("joint")
+    return folder, build_rendered(settings, folder)
+
+
+def test_when_and_where_are_what_the_clip_shows(joint):
+    folder, counts = joint
+    assert {counts["rl"][task] for task in ("temporal_grounding", "tracking", "clips")} == {8, 6, 16}
+    spans = set()
+    for split in ("sft", "rl", "test"):
+        for sample in read_samples(folder / f"{split}.jsonl"):
+            track = Track.load(folder / Path(sample.video).with_suffix(".json"))
+            frames = read_clip(folder / sample.video).astype(int)
+            check_sample(sample.model_dump())
+            if sample.task == "temporal_grounding":
+                (start, end), seconds = sample.spans[0], np.arange(1, 8) / 2
+                moved = np.abs(np.diff(frames, axis=0)).mean((1, 2, 3))
+                still = (seconds <= start) | (seconds > end)
+                assert span_of_track(track) == (start, end) != (0, sample.duration)
+                assert moved[still].max(initial=0) < moved[~still].min()
+                spans.add((start, end))
+            elif sample.task == "tracking":
+                red_THW = (frames[..., 0] > 145) & (frames[..., 1:].max(-1) < 70)  # no texture is so red
+                for frame, box in zip(red_THW[2::2], sample.boxes):
+                    rows, columns = np.nonzero(frame)
+                    seen = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / 56 * 100
+                    assert np.abs(seen - box).max() < 4  # two pixels of a compressed picture
+    assert len(spans) > 3
+
+
+def test_chains_of_every_task_are_right(joint):
+    worth = {"binary": 1.0, "temporal_grounding": 1.0, "tracking": 0.6}  # boxes are told in steps of 5 %
+    for sample in read_samples(joint[0] / "sft.jsonl"):
+        response = parse(sample.chain, "think_answer")
+        assert response.ok and accuracy(response.answer, sample.model_dump()) >= worth[sample.task]
+
+
+def test_the_warm_up_takes_each_pair_of_frames_by_itself(joint):
+    clips = sorted((joint[0] / "clips").glob("sft-*.mp4"))
+    tracks = [Track.load(clip.with_suffix(".json")) for clip in clips]
+    pairs, motions, boxes = by_pair(np.stack([read_clip(clip) for clip in clips]), tracks)
+    assert pairs.shape == (16 * 4, 2, 56, 56, 3) and len(motions) == len(boxes) == 64
+    start, end = span_of_track(tracks[2])  # of the first clip that asks when
+    assert [motion != "static" for motion in motions[8:12]] == [start <= second < end for second in range(4)]
+    assert motions[-4:] == [None] * 4 and np.isnan(boxes[:40]).all() and not np.isnan(boxes[40:]).any()
+
+
 @pytest.mark.parametrize(
     "change",
     [
+        {"sft": {"clips": 2, "grounding": 3}},  # of two seconds
         {"size": 30},
         {"frames": 3},
         {"fps": 0},

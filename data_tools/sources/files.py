@@ -1,0 +1,91 @@
+"""Published files as streams of items: whatever their size, one record at a time is in memory."""
+
+import csv
+import json
+from codecs import BOM_UTF8
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from data_tools.sample import LONGEST_LINE, RecordError, read_lines
+from data_tools.sources.source import Item, Items, SourceError
+
+
+def json_lines(path: Path) -> Iterator[Item]:
+    """One item per line, of a file or of all *.jsonl files under a folder."""
+    for file in _files(path, "*.jsonl"):
+        for number, line in read_lines(file):
+            yield Item(file, str(number), _parsed(line))
+
+
+def _parsed(line: bytes) -> Any:
+    if len(line) > LONGEST_LINE:
+        return RecordError("record", f"the line is longer than {LONGEST_LINE >> 20} MiB")
+    try:
+        return json.loads(line)
+    except UnicodeDecodeError as error:
+        return RecordError("record", f"not UTF-8: {error.reason} at byte {error.start}")
+    except (ValueError, RecursionError) as error:
+        return RecordError("record", f"no JSON: {error}")
+
+
+def json_array(path: Path) -> Iterator[Item]:
+    """One item per element of a JSON array, counted from 1; of a file or of all *.json files under a folder."""
+    for file in _files(path, "*.json"):
+        for number, content in enumerate(_stream(file, "item"), 1):
+            yield Item(file, str(number), content)
+
+
+def json_or_lines(path: Path) -> Iterator[Item]:
+    """As `json_array` or `json_lines`, by the file's ending."""
+    return json_lines(path) if path.suffix == ".jsonl" else json_array(path)
+
+
+def json_object(flatten: Callable[[str, Any], Iterator[tuple[str, Any]]]) -> Items:
+    """Items of a JSON object by video id: `flatten(id, value)` gives place and content of each."""
+
+    def items(path: Path) -> Iterator[Item]:
+        for file in _files(path, "*.json"):
+            for key, value in _stream(file, ""):
+                for place, content in flatten(key, value):
+                    yield Item(file, place, content)
+
+    return items
+
+
+def csv_rows(path: Path) -> Iterator[Item]:
+    """One item per row of a table whose first line names the columns."""
+    (file,) = _files(path, "*.csv")
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        try:
+            for number, row in enumerate(csv.DictReader(lines), 1):
+                yield Item(file, str(number), row)
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise SourceError(f"{file}: no table: {error}") from error
+
+
+def _files(path: Path, pattern: str) -> list[Path]:
+    files = sorted(path.rglob(pattern)) if path.is_dir() else [path]
+    if not files or not files[0].is_file():
+        raise SourceError(f"{path}: {f'holds no {pattern}' if path.is_dir() else 'is missing'}")
+    return files
+
+
+def _stream(file: Path, prefix: str) -> Iterator[Any]:
+    """Elements of the outermost array (`item`) or entries of the outermost object (an empty prefix)."""
+    import ijson
+
+    kind, first = ("array", b"[") if prefix else ("object", b"{")
+    with file.open("rb") as stream:
+        head = stream.read(4096)
+        stream.seek(len(BOM_UTF8) if head.startswith(BOM_UTF8) else 0)
+        if not head.removeprefix(BOM_UTF8).lstrip().startswith(first):
+            raise SourceError(f"{file}: holds no JSON {kind}, as its source publishes it; it begins {head[:40]!r}")
+        read = ijson.items if prefix else ijson.kvitems
+        count = 0
+        try:
+            for element in read(stream, prefix, use_float=True):
+                count += 1
+                yield element
+        except (ijson.JSONError, UnicodeDecodeError) as error:
+            raise SourceError(f"{file}: broken after record {count}: {str(error).splitlines()[0]}") from error

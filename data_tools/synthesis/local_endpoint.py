@@ -1,0 +1,278 @@
+"""A deterministic OpenAI-compatible server on the loopback address, for tests and the demo; faults on demand.
+
+python -m data_tools.synthesis.local_endpoint MEDIA_ROOT [PORT] [FAULT_RATE]
+
+`RenderedTeacher` stands in for the papers' large models on rendered clips: it knows each clip by its bytes, and so the
+camera's track, and writes sound chains and, at a set rate, each kind of unsound one that the filters must find.
+"""
+
+import asyncio
+import hashlib
+import json
+import re
+import sys
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from data_tools.questions import BINARY_QUESTIONS, chain_for
+from data_tools.render import Track, motion_of_track
+from data_tools.sample import Sample
+from rewards.judge import RuleJudge
+from rewards.motions import NAMES, confusable, observation
+
+FAULTS = ("429", "500", "hang", "malformed", "slow", "disconnect")
+FLAWS = ("malformed", "wrong answer", "other reasoning", "half an observation", "hindsight")
+Body = dict[str, Any]
+
+
+class LocalEndpoint:
+    """`with LocalEndpoint(answer) as server:` serves chat completions at `server.url`.
+
+    Attributes:
+        faults: what happens to the next requests, in order; one of `FAULTS` each ("" for none). 429 asks to come back
+            after `retry_after` seconds, `hang` never answers, `slow` sends a byte every 50 ms, `malformed` cuts the
+            JSON in half.
+        status, message: what every request without a fault gets; with 200, an answer.
+        failures: how often each fault has happened.
+        bodies: what was asked, the latest 200.
+        headers: of these requests.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[Body], str],
+        faults: Iterable[str] = (),
+        fault_rate: float = 0.0,
+        retry_after: float = 0.0,
+        port: int = 0,
+    ) -> None:
+        """`fault_rate`: share of the requests that fail on their own; it depends on what is asked and how often."""
+        self.answer, self.fault_rate, self.retry_after = answer, fault_rate, retry_after
+        self.faults = deque(faults)
+        self.failures: Counter[str] = Counter()
+        self.bodies: deque[Body] = deque(maxlen=200)
+        self.headers: deque[Message] = deque(maxlen=200)
+        self.status, self.message = 200, ""
+        self.closing = threading.Event()
+        self._asked: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._server = _Server(("127.0.0.1", port), type("Handler", (_Handler,), {"endpoint": self}))
+        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
+
+    def __enter__(self) -> "LocalEndpoint":
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closing.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def fault(self, raw: bytes) -> str:
+        """The fault of this request: the next of `faults`, else by chance, which the request itself decides."""
+        with self._lock:
+            if self.faults:
+                return self.faults.popleft()
+            key = hashlib.sha256(raw).hexdigest()
+            self._asked[key] += 1
+            luck = chance(key, str(self._asked[key]))
+        transient = FAULTS[:2] + ("malformed", "disconnect")
+        return transient[int(luck / self.fault_rate * len(transient))] if luck < self.fault_rate else ""
+
+
+def chance(*texts: str) -> float:
+    """A number in [0, 1) that the texts decide."""
+    return int.from_bytes(hashlib.sha256("\0".join(texts).encode()).digest()[:6], "big") / 2**48
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hangs up is no fault of ours."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    endpoint: LocalEndpoint
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+    def do_POST(self) -> None:
+        endpoint = self.endpoint
+        raw = self.rfile.read(int(self.headers["Content-Length"]))
+        body = json.loads(raw)
+        endpoint.bodies.append(body)
+        endpoint.headers.append(self.headers)
+        if fault := endpoint.fault(raw):
+            endpoint.failures[fault] += 1
+        if fault == "429":
+            self._send(429, _error("too many requests"), {"Retry-After": f"{endpoint.retry_after:g}"})
+        elif fault == "500":
+            self._send(500, _error("overloaded"))
+        elif fault == "hang":
+            endpoint.closing.wait()
+        elif fault == "disconnect":
+            self.close_connection = True
+        elif endpoint.status != 200:
+            self._send(endpoint.status, _error(endpoint.message))
+        else:
+            reply = json.dumps(_completion(body, endpoint.answer(body))).encode()
+            self._send(200, reply[: len(reply) // 2] if fault == "malformed" else reply, drip=fault == "slow")
+
+    def _send(self, status: int, content: bytes, headers: dict[str, str] | None = None, drip: bool = False) -> None:
+        self.send_response(status)
+        for name, value in {
+            "Content-Type": "application/json",
+            "Content-Length": len(content),
+            **(headers or {}),
+        }.items():
+            self.send_header(name, str(value))
+        self.end_headers()
+        for byte in content if drip else ():
+            self.wfile.write(bytes([byte]))
+            if self.endpoint.closing.wait(0.05):
+                return
+        self.wfile.write(b"" if drip else content)
+
+
+def _error(message: str) -> bytes:
+    return json.dumps({"error": {"message": message, "type": "local", "code": None}}).encode()
+
+
+def _completion(body: Body, text: str) -> dict[str, Any]:
+    """A chat completion; a token is a word."""
+    prompt = sum(len(part.split()) for part in texts_of(body))
+    tokens = len(text.split())
+    return {
+        "id": "local",
+        "object": "chat.completion",
+        "created": 0,
+        "model": body["model"],
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": prompt, "completion_tokens": tokens, "total_tokens": prompt + tokens},
+    }
+
+
+def texts_of(body: Body) -> list[str]:
+    """Texts of all messages, in order."""
+    texts = []
+    for message in body["messages"]:
+        content = message["content"]
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        texts += [part["text"] for part in parts if part["type"] == "text"]
+    return texts
+
+
+class RenderedTeacher:
+    """Answers of a generator and of a judge about the rendered clips under `media_root`, the same whenever asked.
+
+    `flaws`: share of the chains that are unsound, evenly over `FLAWS`.
+    """
+
+    def __init__(self, media_root: Path, flaws: float = 0.4) -> None:
+        self.flaws = flaws
+        self._motions = {
+            hashlib.sha256(clip.read_bytes()).hexdigest(): motion_of_track(Track.load(clip.with_suffix(".json")))
+            for clip in sorted(media_root.rglob("*.mp4"))
+        }
+
+    def __call__(self, body: Body) -> str:
+        if "response_format" in body:
+            return asyncio.run(_verdict(json.loads(body["messages"][-1]["content"])))
+        return self._chain(body)
+
+    def _chain(self, body: Body) -> str:
+        motion = self._motions[hashlib.sha256(_video_of(body)).hexdigest()]
+        text = texts_of(body)[-1]
+        question, *lines = text.splitlines()
+        options = [match[1] for line in lines if (match := re.fullmatch(r"[A-Z]\. (.*)", line))]
+        fields = _fields(question, options)
+        asked = fields["extras"].get("asked")
+        right = ("Yes" if motion == asked else "No") if asked else NAMES[motion]
+        answer = chr(ord("A") + options.index(right))
+        fields["extras"]["motion"] = motion
+        sample = Sample(id="local", video="clip.mp4", source="rendered", split="sft", answer=answer, **fields)
+        luck = chance(text, motion, str(body.get("seed")))
+        flaw = FLAWS[int(luck / self.flaws * len(FLAWS))] if luck < self.flaws else None
+        return _flawed(sample, flaw)
+
+
+def _flawed(sample: Sample, flaw: str | None) -> str:
+    chain, motion = chain_for(sample), sample.extras["motion"]
+    if flaw == "malformed":
+        return chain.replace("</think>", "")
+    if flaw == "wrong answer":
+        other = next(option for option in sample.options if option != sample.answer_text)
+        return chain.replace(f"<answer>{sample.answer_text}", f"<answer>{other}")
+    if flaw == "other reasoning":
+        asked = sample.extras.get("asked")
+        told = asked if asked and asked != motion else confusable(motion) or "pan_left"
+        return re.sub(r"<think>.*</think>", f"<think>Seen {NAMES[told]}.</think>", chain)
+    if flaw == "half an observation":
+        return chain.replace(observation(motion), observation(motion, terse=True))
+    if flaw == "hindsight":
+        return chain.replace("<think>", "<think>The given answer must hold. ")
+    return chain
+
+
+async def _verdict(data: dict[str, Any]) -> str:
+    """What a judge says to the three kinds of request of `rewards.judge`, by the rules."""
+    rules, judged = RuleJudge(), data["judged"]
+    if "statements" in data:
+        said = await rules.entailed(list(data["statements"].values()), judged)
+        return json.dumps({"entailed": [number for number, yes in enumerate(said, 1) if yes]})
+    sample = _fields(data["question"], list(data["options"].values()))
+    if isinstance(judged, dict):
+        return json.dumps({"consistent": await rules.consistent(judged["think"], judged["answer"], sample)})
+    answer = await rules.answer_from_text(judged, sample)
+    return json.dumps({"sufficient": answer is not None, "answer": answer})
+
+
+def _fields(question: str, options: list[str]) -> dict[str, Any]:
+    """A rendered sample's fields, as far as its question tells them."""
+    asked = next((motion for motion, wording in BINARY_QUESTIONS.items() if wording == question), None)
+    return {
+        "question": question,
+        "options": options,
+        "task": "binary" if asked else "choice",
+        "extras": {"asked": asked} if asked else {},
+    }
+
+
+def _video_of(body: Body) -> bytes:
+    """Bytes of the request's video, from a data or a file address."""
+    import base64
+
+    parts = [
+        part for message in body["messages"] if isinstance(message["content"], list) for part in message["content"]
+    ]
+    url = next(part["video_url"]["url"] for part in parts if part["type"] == "video_url")
+    if url.startswith("data:"):
+        return base64.b64decode(url.partition(",")[2])
+    return Path(unquote(urlsplit(url).path)).read_bytes()
+
+
+def main(media_root: str, port: str = "8000", fault_rate: str = "0") -> None:
+    from rich.console import Console
+
+    with LocalEndpoint(RenderedTeacher(Path(media_root)), fault_rate=float(fault_rate), port=int(port)) as server:
+        Console().print(f"serving {server.url} for the clips of {media_root}; Ctrl-C ends it")
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            return
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

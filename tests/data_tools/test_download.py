@@ -1,0 +1,33 @@
+"""Downloads, with the hub played by a function: there is no network in tests."""
+
+import huggingface_hub
+import pytest
+import typer.testing
+
+from data_tools.download import DownloadError, download, main
+from data_tools.sources import named
+
+
+def test_what_the_hub_has_is_fetched(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *args, **settings: calls.append((args, settings)))
+    folders = download(named("nextgqa"), tmp_path)
+    assert folders == [tmp_path / "rhymes-ai--NeXTVideo"]
+    settings = {"repo_type": "dataset", "allow_patterns": ["*.zip"], "local_dir": folders[0]}
+    assert calls == [(("rhymes-ai/NeXTVideo",), settings)]
+
+
+def test_without_a_network_it_says_so(tmp_path):
+    with pytest.raises(DownloadError, match=r"cannot download the data set lmms-eval/charades_sta .*needs a network"):
+        download(named("charades_sta"), tmp_path)
+    with pytest.raises(DownloadError, match="activitynet is not on the hub"):
+        download(named("activitynet"), tmp_path)
+
+
+def test_the_command_tells_licence_and_layout_first(tmp_path):
+    app = typer.Typer()
+    app.command()(main)
+    done = typer.testing.CliRunner().invoke(app, ["charades_sta", "--to", str(tmp_path)])
+    assert done.exit_code == 1 and "non-commercial" in done.output and "<video id>.mp4" in done.output
+    done = typer.testing.CliRunner().invoke(app, ["nothing"])
+    assert done.exit_code == 1 and "choose of" in done.output

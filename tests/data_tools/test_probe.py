@@ -1,0 +1,139 @@
+import os
+import pickle
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import made_videos as clips
+import pytest
+
+from data_tools import probe as module
+from data_tools.probe import ClipError, clip_path, probe
+
+ECHO_OR_HANG = (
+    sys.executable,
+    "-c",
+    """
+import json, sys, time
+print("{}", flush=True)
+for line in sys.stdin:
+    path = json.loads(line)["path"]
+    if "hang" in path: time.sleep(60)
+    if "crash" in path: sys.exit(3)
+    print(json.dumps({"reason": "echo", "message": path}), flush=True)
+""",
+)
+
+
+@pytest.fixture
+def no_idle_children():
+    module._idle.clear()
+    yield
+    while module._idle:
+        module._idle.pop().close()
+
+
+def fault(path, **settings) -> str:
+    with pytest.raises(ClipError) as caught:
+        probe(path, **settings)
+    return caught.value.reason
+
+
+def test_a_video_is_measured(tmp_path):
+    info = probe(clips.write_video(tmp_path / "a.mp4", frames=12, fps=8))
+    assert (info.frames, info.width, info.height, info.codec, info.rotation) == (12, 96, 64, "h264", 0)
+    assert info.fps == pytest.approx(8) and info.duration == pytest.approx(1.5)
+    assert not info.variable_frame_rate and len(info.sha256) == 64
+    assert probe(clips.write_video(tmp_path / "b.mp4", frames=12, fps=8)).sha256 == info.sha256
+
+
+def test_unusual_videos_are_told_apart(tmp_path):
+    uneven = probe(clips.write_video(tmp_path / "vfr.mp4", frames=6, times_ms=[0, 100, 150, 400, 900, 1000]))
+    assert uneven.variable_frame_rate and uneven.fps == pytest.approx(5)  # 5 steps in 1 s
+    turned = probe(clips.rotated(tmp_path / "turned.mp4"))
+    assert turned.rotation == 270 and (turned.width, turned.height) == (64, 96)
+    upright = probe(clips.write_video(tmp_path / "upright.mp4", width=64, height=96))
+    assert upright.height > upright.width and upright.rotation == 0
+    assert probe(clips.write_video(tmp_path / "deep.mp4", pixel_format="yuv420p10le")).pixel_format == "yuv420p10le"
+
+
+def test_what_cannot_be_used_is_named(tmp_path):
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "page.mp4").write_text("\ufeff <!DOCTYPE html><title>Access denied</title>")
+    (tmp_path / "junk.mp4").write_bytes(bytes(range(256)) * 20)
+    os.mkfifo(tmp_path / "pipe.mp4")
+    faults = {
+        "gone": tmp_path / "gone.mp4",
+        "empty": tmp_path / "empty.mp4",
+        "page": tmp_path / "page.mp4",
+        "junk": tmp_path / "junk.mp4",
+        "pipe": tmp_path / "pipe.mp4",
+        "audio": clips.write_audio(tmp_path / "audio.mp4"),
+        "one": clips.write_video(tmp_path / "one.mp4", frames=1),
+        "no rate": clips.without_rate(tmp_path / "rateless.mp4"),
+        "half": clips.truncated(tmp_path / "half.mp4", 0.5),
+        "nearly": clips.truncated(tmp_path / "nearly.mp4", 0.98),
+        "tiny": clips.write_video(tmp_path / "tiny.mp4", width=48),
+    }
+    assert {name: fault(path) for name, path in faults.items()} == {
+        "gone": "missing",
+        "empty": "empty",
+        "page": "no_video",
+        "junk": "undecodable",
+        "pipe": "no_file",
+        "audio": "no_video",
+        "one": "one_frame",
+        "no rate": "no_rate",
+        "half": "truncated",
+        "nearly": "undecodable",
+        "tiny": "undecodable",
+    }
+    assert probe(clips.write_video(tmp_path / "good.mp4")).frames == 8  # the child has survived them all
+
+
+def test_a_time_limit_ends_a_decoder_that_hangs(tmp_path, no_idle_children):
+    for name in ("hang", "crash", "fine"):
+        (tmp_path / name).write_bytes(b"x")
+    begin = time.monotonic()
+    assert fault(tmp_path / "hang", timeout_s=0.2, command=ECHO_OR_HANG) == "timeout"
+    assert time.monotonic() - begin < 5
+    assert not module._idle  # it is gone, and another one takes its place
+    assert fault(tmp_path / "crash", command=ECHO_OR_HANG) == "crash"
+    assert fault(tmp_path / "fine", command=ECHO_OR_HANG) == "echo"
+    assert len(module._idle) == 1
+
+
+def test_the_time_limit_holds_for_the_real_decoder(tmp_path, no_idle_children):
+    path = clips.write_video(tmp_path / "a.mp4", frames=60, width=640, height=480)
+    assert fault(path, timeout_s=0.001) == "timeout" and not module._idle
+    assert probe(path).frames == 60
+
+
+def test_children_serve_many_callers(tmp_path, no_idle_children):
+    path = clips.write_video(tmp_path / "a.mp4")
+    with ThreadPoolExecutor(2) as pool:
+        infos = list(pool.map(probe, [path] * 12))
+    assert len(set(infos)) == 1 and 1 <= len(module._idle) <= 2
+
+
+def test_a_child_that_does_not_start_is_an_error(tmp_path, no_idle_children):
+    (tmp_path / "a").write_bytes(b"x")
+    with pytest.raises(RuntimeError, match="does not start"):
+        probe(tmp_path / "a", command=(sys.executable, "-c", ""))
+
+
+def test_paths_stay_under_the_media_root(tmp_path):
+    root = tmp_path / "videos"
+    root.mkdir()
+    clips.write_video(tmp_path / "secret.mp4")
+    (root / "link.mp4").symlink_to(tmp_path / "secret.mp4")
+    (root / "inner.mp4").symlink_to(clips.write_video(root / "a.mp4"))
+    for video in ("link.mp4", "../secret.mp4", str(tmp_path / "secret.mp4")):
+        with pytest.raises(ClipError, match="outside"):
+            clip_path(root, video)
+    assert clip_path(root, "inner.mp4") == root / "inner.mp4"
+
+
+def test_faults_travel_between_processes():
+    fault = pickle.loads(pickle.dumps(ClipError("empty", "a.mp4 holds no byte")))
+    assert (fault.reason, fault.message, str(fault)) == ("empty", "a.mp4 holds no byte", "empty: a.mp4 holds no byte")
