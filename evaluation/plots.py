@@ -105,6 +105,12 @@ def rl_curves(steps: Sequence[Mapping[str, float]]) -> Figure | None:
     def by_task(metric: str) -> list[Curve]:
         return [curve(f"{metric}/{task}", colours[task], task) for task in tasks]
 
+    def named(prefix: str, *others: str) -> list[Curve]:
+        """All metrics below a prefix by the rest of their name, and others by theirs."""
+        found = sorted(key for key in keys if key.startswith(prefix)) + [key for key in others if key in keys]
+        palette = cycle((*TASKS, FORMAT, orange))
+        return [curve(key, next(palette), key.removeprefix(prefix).replace("_", " ")) for key in found]
+
     return _panels(
         {
             "Accuracy reward": ("mean per step", [curve(accuracy, label="all"), *by_task(accuracy)]),
@@ -116,8 +122,29 @@ def rl_curves(steps: Sequence[Mapping[str, float]]) -> Figure | None:
             "EMA of the reward's spread": ("standard deviation", by_task(ema)),
             "Rollout and actor probabilities": ("Pearson r", [curve("training/rollout_actor_probs_pearson_corr")]),
             "Entropy": ("nats/token", [curve("actor/entropy")]),
+            "Perception and reasoning": (
+                "reward, mean per step",
+                [curve("reward/perception", FORMAT, "perception"), curve("reward/reasoning", label="reasoning")],
+            ),
+            "Collapsed groups": ("share of groups", named("groups/collapsed")),
+            "Malformed responses, by reason": ("share of responses", named("response/malformed/")),
+            "Cut, and thought against answer": (
+                "share of responses",
+                [curve("response/truncated", FORMAT, "cut"), curve("response/mismatch", label="mismatch")],
+            ),
         }
     )
+
+
+def collapse_curves(steps: Sequence[Mapping[str, float]]) -> Figure | None:
+    """Share of collapsed groups over RL steps: of the whole reward, and of each process where they are apart."""
+    names = {"score": "whole reward", "perception": "perception", "reasoning": "reasoning", "both": "both processes"}
+    drawn = [name for name in names if any(name in step for step in steps)]
+    if not drawn:
+        return None
+    colours = dict(zip(names, (COLOURS["rl"], *TASKS)))
+    curves = [_curve(steps, name, colours[name], names[name], smooth=True) for name in drawn]
+    return _panels({"Collapsed groups": ("share of the step's groups", curves)})
 
 
 def motion_matrices(matrices: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Figure | None:
@@ -176,15 +203,16 @@ def _curve(
 
 
 def _panels(panels: Mapping[str, tuple[str, Sequence[Curve]]]) -> Figure | None:
-    """One panel per title with its y label and its curves over steps, three in a row; those without data left out."""
+    """One panel per title with its y label and its curves over steps, three in a row at most; empty ones left out."""
     held = {title: (label, [curve for curve in curves if curve.steps]) for title, (label, curves) in panels.items()}
     held = {title: panel for title, panel in held.items() if panel[1]}
     if not held:
         return None
-    rows = -(-len(held) // 3)
+    columns = min(3, len(held))
+    rows = -(-len(held) // columns)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(10.5, 2.5 * rows))
-        grid = figure.subplots(rows, 3, squeeze=False).flat
+        figure = Figure(figsize=(max(3.5 * columns, 5.0), 2.5 * rows))
+        grid = figure.subplots(rows, columns, squeeze=False).flat
         for axes, (title, (label, curves)) in zip(grid, held.items()):
             for curve in curves:
                 curve.draw(axes)

@@ -1,10 +1,11 @@
 """A run folder -> one HTML page that opens anywhere, a summary for machines, and the plots as PNG."""
 
+import asyncio
 import json
 from base64 import b64encode
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import av
 import numpy as np
+import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -20,13 +22,25 @@ from PIL import Image
 from data_tools.render import read_clip
 from data_tools.sample import read_samples
 from evaluation import plots
-from evaluation.score import OUTCOMES, Judgement, balanced_accuracy_gain, judge_all, read_predictions
+from evaluation.analyses import advantage_collapse, process_table, read_rollouts
+from evaluation.answers import Schema, run_schema
+from evaluation.benchmarks import BENCHMARKS
+from evaluation.compare import compare
+from evaluation.confusable import confusable_table
+from evaluation.controls import control_table
+from evaluation.runs import NAMES
+from evaluation.runs import Model as Predicted
+from evaluation.score import OUTCOMES, Judgement, Prediction, balanced_accuracy_gain, judge_all, read_predictions
+from evaluation.table import FORMS, Table, html, settings_hash, write_tables
+from rewards.counterfactual import lambda_counterfactual
+from rewards.judge import RuleJudge
 
-NAMES = {"base": "Base", "sft": "SFT", "rl": "SFT + RL"}  # in the order of training
 ADDED = {"sft": "SFT", "rl": "RL"}  # what such a model had more than the one before it
 TRAINER_STATE, RL_METRICS = "sft/trainer_state.json", "rl/metrics.jsonl"
 EXAMPLES_PER_KIND = 6
 STRIP_FRAMES, STRIP_HEIGHT = 8, 120  # frames and pixels, at most
+BROWSED, BROWSED_CLIPS = 1000, 120  # questions, and clips with frames, that can be browsed
+LAMBDAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 
 
 class ReportError(ValueError):
@@ -41,11 +55,15 @@ class Model:
         key: base, sft or rl.
         scores: as `evaluation.score.score_judgements` gives them.
         judgements: in the order of the test samples.
+        predictions: by sample id.
+        schema: of the responses.
     """
 
     key: str
     scores: dict[str, Any]
     judgements: list[Judgement]
+    predictions: dict[str, Prediction] = field(default_factory=dict)
+    schema: Schema = "ota"
 
     @property
     def name(self) -> str:
@@ -53,7 +71,7 @@ class Model:
 
 
 def write_report(run_dir: Path) -> None:
-    """Write `report/index.html`, `report/summary.json` and `report/*.png` from what the stages left in `run_dir`.
+    """Write `report/index.html`, `summary.json`, `*.png` and `tables/*` from what the stages left in `run_dir`.
 
     Models that were not evaluated are left out.
 
@@ -61,11 +79,14 @@ def write_report(run_dir: Path) -> None:
         ReportError: a missing or broken input, naming the stage that writes it.
         SampleError, PredictionError: a bad record, naming file and line.
     """
-    models = _models(run_dir)
+    recipe = _recipe(run_dir)
+    models = _models(run_dir, recipe)
     keys = [model.key for model in models]
     sft_log = _trainer_log(run_dir) if "sft" in keys or (run_dir / TRAINER_STATE).exists() else []
     rl_steps = _rl_steps(run_dir) if "rl" in keys or (run_dir / RL_METRICS).exists() else []
     stages = _stages(run_dir)
+    rollouts = read_rollouts(run_dir / "rl" / "rollouts")
+    tables = _tables(run_dir, recipe, models)
     changes = [(before, after, _gain(before, after)) for before, after in pairwise(models)]
     page = {
         "run": f"{run_dir.resolve().parent.name} / {run_dir.resolve().name}",
@@ -73,7 +94,11 @@ def write_report(run_dir: Path) -> None:
         "verdict": verdict(models, [gain for _, _, gain in changes]),
         "primitives": sorted({asked for model in models for asked in model.scores["per_primitive"]}),
         "pairs": _confusable_pairs(models),
-        "examples": _examples(run_dir, models),
+        "examples": _examples(run_dir, recipe, models),
+        "browser": _browser(run_dir, recipe, models),
+        "tables": [{"name": table.name, "title": table.title, "html": html(table)} for table in tables],
+        "forms": list(FORMS),
+        "counterfactual": _counterfactual(rollouts),
         "splits": _splits(run_dir),
         "contact_sheet": _data_uri(_need(run_dir, "data/contact_sheet.png", "data").read_bytes(), "png"),
         "stages": stages,
@@ -85,7 +110,8 @@ def write_report(run_dir: Path) -> None:
     # Every input is read by now: a report is written whole or not at all.
     report = run_dir / "report"
     report.mkdir(exist_ok=True)
-    figures = _figures(models, sft_log, rl_steps)
+    write_tables(report / "tables", tables)
+    figures = _figures(models, sft_log, rl_steps, advantage_collapse(rollouts))
     for name, (figure, _) in figures.items():
         (report / f"{name}.png").write_bytes(plots.png(figure))
     page["figures"] = {name: Markup(plots.svg(figure, name, text)) for name, (figure, text) in figures.items()}
@@ -159,24 +185,58 @@ def _json(run_dir: Path, name: str, stage: str) -> Any:
         raise ReportError(f"{path}:{error.lineno}: no JSON ({error.msg}): run the stage {stage!r} again") from error
 
 
-def _models(run_dir: Path) -> list[Model]:
+def _recipe(run_dir: Path) -> dict[str, Any]:
+    path = _need(run_dir, "recipe.yaml", "data")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ReportError(f"{path}: no YAML ({error}): run the stage 'data' again") from error
+    if not isinstance(content, dict):
+        raise ReportError(f"{path}: holds no recipe: run the stage 'data' again")
+    return content
+
+
+def _models(run_dir: Path, recipe: Mapping[str, Any]) -> list[Model]:
     keys = [key for key in NAMES if (run_dir / "eval" / key).is_dir()]
     if not keys:
         raise ReportError(f"{run_dir / 'eval'} holds none of {', '.join(NAMES)}: run the stage 'evaluate' first")
-    samples = list(read_samples(_need(run_dir, "data/test.jsonl", "data")))
-    ids = {sample.id for sample in samples}
+    limit = (recipe.get("eval") or {}).get("limit")
+    samples = list(read_samples(_need(run_dir, "data/test.jsonl", "data")))[:limit]
+    ids, schema = {sample.id for sample in samples}, run_schema(recipe.get("reward") or {})
     models = []
     for key in keys:
         scores = _json(run_dir, f"eval/{key}/scores.json", "evaluate")
-        judgements = judge_all(
-            samples, read_predictions(_need(run_dir, f"eval/{key}/predictions.jsonl", "evaluate"), ids)
-        )
+        predictions = read_predictions(_need(run_dir, f"eval/{key}/predictions.jsonl", "evaluate"), ids)
+        judgements = judge_all(samples, predictions, schema)
         outcomes = Counter(j.outcome for j in judgements)
-        if any(scores.get(outcome) != outcomes[outcome] for outcome in OUTCOMES):
+        if any(scores.get(outcome, 0) != outcomes[outcome] for outcome in OUTCOMES):
             path = run_dir / f"eval/{key}/scores.json"
             raise ReportError(f"{path} does not match predictions.jsonl beside it: run the stage 'evaluate' again")
-        models.append(Model(key, scores, judgements))
+        models.append(Model(key, scores, judgements, predictions, schema))
     return models
+
+
+def _tables(run_dir: Path, recipe: Mapping[str, Any], models: Sequence[Model]) -> list[Table]:
+    """Models side by side, their differences, look-alikes, analyses of process, and controls where they were run."""
+    samples = [j.sample for j in models[0].judgements]
+    predicted = [Predicted(m.name, samples, m.predictions, m.schema, recipe) for m in models]
+    seed = models[0].scores["bootstrap"]["seed"]
+    settings = {"recipe": recipe, "seed": seed, "ids": [sample.id for sample in samples]}
+    made = compare(BENCHMARKS["samples"], predicted, seed, settings)
+    judged = {model.name: model.judgements for model in models}
+    hashed = settings_hash(settings)
+    made.append(confusable_table(judged, hashed, seed))
+    if all("motion" in s.extras for s in samples if s.task in ("binary", "choice")):
+        made.append(asyncio.run(process_table(judged, RuleJudge(), "the motion lexicon", hashed, seed)))
+    made.append(control_table(run_dir, predicted, hashed, seed))
+    return [table for table in made if table is not None]
+
+
+def _counterfactual(rollouts: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+    """What other weights of the format reward would have changed; empty where the rewards have no such parts."""
+    needed = {"group", "accuracy", "format"}
+    held = [record for record in rollouts if needed <= record.keys()]
+    return lambda_counterfactual(held, LAMBDAS) if held else []
 
 
 def _trainer_log(run_dir: Path) -> list[dict[str, float]]:
@@ -211,7 +271,7 @@ def _splits(run_dir: Path) -> list[dict[str, Any]]:
     for split in ("sft", "rl", "test"):
         samples = list(read_samples(_need(run_dir, f"data/{split}.jsonl", "data")))
         tasks = Counter(sample.task for sample in samples)
-        splits.append({"split": split, "clips": len({s.video for s in samples}), "n": len(samples), "tasks": tasks})
+        splits.append({"split": split, "clips": len({s.video for s in samples}), "tasks": list(tasks), "count": tasks})
     return splits
 
 
@@ -220,7 +280,10 @@ def _gain(before: Model, after: Model) -> tuple[float, list[float]] | None:
 
 
 def _figures(
-    models: Sequence[Model], sft_log: Sequence[Mapping[str, float]], rl_steps: Sequence[Mapping[str, float]]
+    models: Sequence[Model],
+    sft_log: Sequence[Mapping[str, float]],
+    rl_steps: Sequence[Mapping[str, float]],
+    collapse: Sequence[Mapping[str, float]],
 ) -> dict[str, tuple[Figure, str]]:
     """File name -> figure and what it shows, for those whose data is there."""
     figures = {
@@ -230,6 +293,10 @@ def _figures(
         ),
         "sft_curves": (plots.sft_curves(sft_log), "Loss, gradient norm and learning rate over SFT steps"),
         "rl_curves": (plots.rl_curves(rl_steps), "Rewards and health of RL over its steps"),
+        "collapse": (
+            plots.collapse_curves(collapse),
+            "Share of groups whose rewards are all equal, over RL steps",
+        ),
         "motion_matrix": (
             plots.motion_matrices({model.name: model.scores["motion_matrix"] for model in models[-2:]}),
             "True motion against the motion stated in the observation, row shares in percent",
@@ -250,7 +317,7 @@ def _confusable_pairs(models: Sequence[Model]) -> list[dict[str, Any]]:
     ]
 
 
-def _examples(run_dir: Path, models: Sequence[Model]) -> list[dict[str, Any]]:
+def _examples(run_dir: Path, recipe: Mapping[str, Any], models: Sequence[Model]) -> list[dict[str, Any]]:
     """A few test samples of each kind, as many different motions as there are, with every model's judgement."""
     groups: dict[str, list[tuple[Judgement, ...]]] = {kind: [] for kind in _kinds(models)}
     for judgements in zip(*(model.judgements for model in models)):
@@ -265,11 +332,71 @@ def _examples(run_dir: Path, models: Sequence[Model]) -> list[dict[str, Any]]:
                     "order": order,
                     "of": len(group),
                     "sample": sample,
-                    "strip": _strip(_need(run_dir, f"data/{sample.video}", "data")),
+                    "strip": _strip(_clip(run_dir, recipe, sample.video)),
                     "answers": list(zip(models, judgements)),
                 }
             )
     return examples
+
+
+def _clip(run_dir: Path, recipe: Mapping[str, Any], video: str) -> Path:
+    root = (recipe.get("data") or {}).get("media_root")
+    path = Path(root).expanduser() / video if root else run_dir / "data" / video
+    if not path.exists():
+        raise ReportError(f"{path} is missing: run the stage 'data' first")
+    return path
+
+
+def _browser(run_dir: Path, recipe: Mapping[str, Any], models: Sequence[Model]) -> dict[str, Any]:
+    """Every question with every model's answer and what kind of error it is; frames of the first clips.
+
+    Questions that some model got wrong come first where there are more than BROWSED.
+    """
+    rows = list(zip(*(model.judgements for model in models)))
+    rows = sorted(rows, key=lambda row: all(j.right for j in row))[:BROWSED]
+    videos = list(dict.fromkeys(row[0].sample.video for row in rows))[:BROWSED_CLIPS]
+    items = [
+        {
+            "id": row[0].sample.id,
+            "video": row[0].sample.video,
+            "task": row[0].sample.task,
+            "question": row[0].sample.question,
+            "options": row[0].sample.options,
+            "gold": _gold(row[0]),
+            "motion": row[0].sample.extras.get("motion"),
+            "answers": [_told(j) for j in row],
+        }
+        for row in rows
+    ]
+    frames = {video: _strip(_clip(run_dir, recipe, video), STRIP_HEIGHT // 2, quality=70) for video in videos}
+    kinds = Counter(kind for item in items for answer in item["answers"] for kind in answer["kinds"])
+    return {
+        "models": [model.name for model in models],
+        "items": items,
+        "frames": frames,
+        "kinds": [kind for kind, _ in kinds.most_common()],
+        "of": len(models[0].judgements),
+    }
+
+
+def _gold(j: Judgement) -> str:
+    sample = j.sample
+    return sample.answer_text or json.dumps(sample.spans or sample.boxes or sample.events)
+
+
+def _told(j: Judgement) -> dict[str, Any]:
+    kinds: list[str] = [j.outcome.replace("_", " ")]
+    motion = j.sample.extras.get("motion")
+    if j.right and motion and j.parsed.observation and j.stated != motion:
+        kinds.append("right, observation false")
+    if not j.right and j.stated and j.stated == motion:
+        kinds.append("wrong, observation true")
+    if j.outcome == "wrong" and j.sample.extras.get("confusable"):
+        kinds.append("look-alike")
+    if j.truncated:
+        kinds.append("cut")
+    parts = j.parsed.parts if j.parsed.ok else {"response": j.response}
+    return {"kinds": kinds, "reason": j.reason, "value": round(j.value, 3), "parts": parts}
 
 
 def _kinds(models: Sequence[Model]) -> tuple[str, ...]:
@@ -298,7 +425,7 @@ def _spread(group: Sequence[tuple[Judgement, ...]]) -> list[tuple[Judgement, ...
     return [group[i] for i in np.argsort(rounds, kind="stable")]
 
 
-def _strip(clip: Path) -> str:
+def _strip(clip: Path, most: int = STRIP_HEIGHT, quality: int = 90) -> str:
     """Frames of a clip side by side, spread evenly over it, as a data URI."""
     try:
         frames_THWC = read_clip(clip)
@@ -306,13 +433,13 @@ def _strip(clip: Path) -> str:
         raise ReportError(f"{clip} cannot be decoded ({error}): run the stage 'data' again") from error
     count, height, width = frames_THWC.shape[:3]
     shown = frames_THWC[np.linspace(0, count - 1, min(count, STRIP_FRAMES)).round().astype(int)]
-    scale = min(1, STRIP_HEIGHT / height)
+    scale = min(1, most / height)
     size = round(width * scale), round(height * scale)
     strip = Image.new("RGB", (len(shown) * (size[0] + 3) - 3, size[1]), "white")
     for i, frame in enumerate(shown):
         strip.paste(Image.fromarray(frame).resize(size), (i * (size[0] + 3), 0))
     out = BytesIO()
-    strip.save(out, "JPEG", quality=90)
+    strip.save(out, "JPEG", quality=quality)
     return _data_uri(out.getvalue(), "jpeg")
 
 

@@ -1,146 +1,67 @@
-"""Predictions + samples -> honest numbers. Pure functions: no engine, no video, no model.
+"""Predictions + labels -> honest numbers. No engine, no video, no model.
 
-`python -m evaluation.score SAMPLES.jsonl PREDICTIONS.jsonl [--out scores.json]`
+python -m evaluation.score benchmark=NAME labels=PATH predictions=FILE.jsonl [key=value ...]
+
+  benchmark    samples (our own records, the default), or one of those listed by benchmark=list
+  labels       the benchmark's own file or folder, or our samples made from it
+  predictions  JSON Lines: id, response and, where the model gave them, p_yes or option_probs
+  schema       of the responses: ota, think_answer, think_answer_glue, answer, or none (other people's: the last
+               <answer>, or the whole text where there is none); the default is the benchmark's
+  only         parts to score where not all are there, with commas between them
+  judge        rules or endpoint, for what rules on answers cannot tell; judge.KEY=VALUE: its settings
+  before       predictions without the video (video_mmmu: knowledge gain)
+  votes        true: the majority of each prediction's `samples` answers, and their shares are the scores
+  seed         of the bootstrap (0)
+  out          a folder for scores.json and every table as Markdown, CSV and LaTeX
+  samples      a file for the benchmark's questions as our samples, for launch.evaluate to answer
 """
 
+import asyncio
+import hashlib
 import json
+import sys
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
-import typer
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
-from rich.table import Table
 
-from data_tools.sample import Sample, SampleError, read_samples
-from rewards.motions import stated_motion
-from rewards.response import ParsedResponse, parse
-from rewards.tasks import chosen_option
+from data_tools.sample import Sample, SampleError, write_samples
+from evaluation.answers import (
+    OUTCOMES,
+    Judgement,
+    Prediction,
+    PredictionError,
+    Schema,
+    by_votes,
+    judge,
+    judge_all,
+    read_predictions,
+)
+from evaluation.bootstrap import INTERVAL, RESAMPLES, Resamples, ratio
+from evaluation.cli import UsageError, key_values
+from evaluation.table import TableError, rich, settings_hash, write_tables
 
-RESAMPLES = 1000
-INTERVAL = (2.5, 97.5)  # percentiles of a 95 % interval
+__all__ = [
+    "OUTCOMES",
+    "RESAMPLES",
+    "Judgement",
+    "Prediction",
+    "PredictionError",
+    "judge",
+    "judge_all",
+    "read_predictions",
+]
 NONE_STATED = "none"  # column of the motion matrix: no response, no well-formed one, or none that states a motion
-Outcome = Literal["right", "wrong", "no_option", "malformed", "failed", "missing"]
-OUTCOMES: tuple[Outcome, ...] = ("right", "wrong", "no_option", "malformed", "failed", "missing")
 
 
-class PredictionError(ValueError):
-    """A prediction that breaks the contract; the message names file and line."""
-
-
-class Prediction(BaseModel):
-    """What a model said to one sample.
-
-    Attributes:
-        id: id of the sample.
-        response: text of the response, without its prompt.
-        finish_reason: `length` means that the response was cut at its token limit.
-        error: why there is no response; None where there is one.
-    """
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    id: str = Field(min_length=1)
-    response: str
-    finish_reason: Literal["stop", "length", "error"]
-    error: str | None = None
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """One sample with what became of it.
-
-    Attributes:
-        outcome: exactly one of OUTCOMES; all but `right` count as wrong.
-        reason: why a response is malformed, failed or missing; None elsewhere.
-        response: its text; empty where there is none.
-        parsed: the response as the parser saw it.
-        chosen: text of the option that the response chose, or None.
-        stated: motion that the observation states, or None.
-        truncated: whether the response was cut at its token limit.
-    """
-
-    sample: Sample
-    outcome: Outcome
-    reason: str | None
-    response: str
-    parsed: ParsedResponse
-    chosen: str | None
-    stated: str | None
-    truncated: bool
-
-    @property
-    def right(self) -> bool:
-        return self.outcome == "right"
-
-    @property
-    def said_yes(self) -> bool:
-        return self.chosen is not None and self.chosen.casefold() == "yes"
-
-
-def read_predictions(path: Path, ids: Collection[str]) -> dict[str, Prediction]:
-    """Read the predictions for the samples `ids`, keyed by sample id. Samples may lack one; see `score`.
-
-    Raises:
-        PredictionError: naming file and line of the first bad record, unknown id or repeated id.
-    """
-    predictions: dict[str, Prediction] = {}
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                prediction = Prediction.model_validate_json(line)
-            except ValidationError as error:
-                first = error.errors()[0]
-                where = ".".join(map(str, first["loc"])) or "record"
-                raise PredictionError(f"{path}:{number}: {where}: {first['msg']}") from error
-            if prediction.id not in ids:
-                raise PredictionError(
-                    f"{path}:{number}: id: {prediction.id!r} is no sample; are these its predictions?"
-                )
-            if prediction.id in predictions:
-                raise PredictionError(f"{path}:{number}: id: {prediction.id!r} stands twice")
-            predictions[prediction.id] = prediction
-    return predictions
-
-
-def judge(sample: Sample, prediction: Prediction | None) -> Judgement:
-    """Judge one response. Never raises on what the model said.
-
-    Raises:
-        SampleError: a binary sample whose options are not Yes and No.
-    """
-    if sample.task == "binary" and {option.casefold() for option in sample.options} != {"yes", "no"}:
-        raise SampleError(f"sample {sample.id!r}: options: binary needs Yes and No, got {sample.options}")
-    response = prediction.response if prediction else ""
-    parsed = parse(response)
-    chosen = stated = reason = None
-    if prediction is None:
-        outcome, reason = "missing", "no prediction"
-    elif prediction.error is not None or prediction.finish_reason == "error":
-        outcome, reason = "failed", prediction.error or "failed without a reason"
-    elif not parsed.ok:
-        outcome, reason = "malformed", parsed.error
-    else:
-        stated = stated_motion(parsed.observation)
-        index = chosen_option(parsed.answer, sample.options)
-        chosen = None if index is None else sample.options[index]
-        outcome = "no_option" if chosen is None else "right" if chosen == sample.answer_text else "wrong"
-    truncated = prediction is not None and prediction.finish_reason == "length"
-    return Judgement(sample, outcome, reason, response, parsed, chosen, stated, truncated)
-
-
-def judge_all(samples: Iterable[Sample], predictions: Mapping[str, Prediction]) -> list[Judgement]:
-    """Judgements in the order of `samples`."""
-    return [judge(sample, predictions.get(sample.id)) for sample in samples]
-
-
-def score(samples: Iterable[Sample], predictions: Mapping[str, Prediction], seed: int = 0) -> dict[str, Any]:
+def score(
+    samples: Iterable[Sample], predictions: Mapping[str, Prediction], seed: int = 0, schema: Schema = "ota"
+) -> dict[str, Any]:
     """All numbers of one model. See `score_judgements`."""
-    return score_judgements(judge_all(samples, predictions), seed)
+    return score_judgements(judge_all(samples, predictions, schema), seed)
 
 
 def score_judgements(judgements: Sequence[Judgement], seed: int = 0) -> dict[str, Any]:
@@ -152,7 +73,7 @@ def score_judgements(judgements: Sequence[Judgement], seed: int = 0) -> dict[str
     stating the most frequent motion) and `motion_matrix`.
     Over the Yes/No questions: `n_binary`, `balanced_accuracy` = (yes_recall + no_recall) / 2 with its 95 % interval,
     `accuracy` beside `always_no_accuracy` and `always_yes_accuracy`, `per_primitive` and `confusable`.
-    Over the choice questions: `choice`.
+    Over the choice questions: `choice`. Over the questions of each task: `tasks`, mean accuracy as the reward has it.
     """
     binary = [j for j in judgements if j.sample.task == "binary"]
     choice = [j for j in judgements if j.sample.task == "choice"]
@@ -165,14 +86,15 @@ def score_judgements(judgements: Sequence[Judgement], seed: int = 0) -> dict[str
         "n_clips": len({j.sample.video for j in judgements}),
         **{outcome: outcomes[outcome] for outcome in OUTCOMES},
         "truncated": sum(j.truncated for j in judgements),
-        "format_rate": _share(outcomes["right"] + outcomes["wrong"] + outcomes["no_option"], len(judgements)),
+        "malformed_reasons": dict(Counter(j.reason for j in judgements if j.outcome == "malformed").most_common()),
+        "format_rate": _share(sum(j.parsed.ok and j.outcome != "failed" for j in judgements), len(judgements)),
         "n_motion": len(known),
         "observation_fidelity": _share(sum(j.stated == j.sample.extras["motion"] for j in known), len(known)),
         "constant_observation_fidelity": _share(max(motions.values(), default=0), len(known)),
         "motion_matrix": _motion_matrix(known),
         "n_binary": len(binary),
         **_recalls(binary),
-        "balanced_accuracy_ci": _interval(_clip_sums(binary), seed),
+        "balanced_accuracy_ci": _interval(binary, seed),
         "accuracy": _share(sum(j.right for j in binary), len(binary)),
         "always_no_accuracy": _share(len(binary) - gold_yes, len(binary)),
         "always_yes_accuracy": _share(gold_yes, len(binary)),
@@ -184,6 +106,10 @@ def score_judgements(judgements: Sequence[Judgement], seed: int = 0) -> dict[str
             "n": len(choice),
             "accuracy": _share(sum(j.right for j in choice), len(choice)),
             "chance": _share(sum(1 / len(j.sample.options) for j in choice), len(choice)),
+        },
+        "tasks": {
+            task: {"n": len(group), "accuracy": _share(sum(j.value for j in group), len(group))}
+            for task, group in sorted(_by_task(judgements).items())
         },
         "bootstrap": {"unit": "clip", "resamples": RESAMPLES, "seed": seed},
     }
@@ -201,11 +127,10 @@ def balanced_accuracy_gain(
     """
     if {j.sample.id for j in before} != {j.sample.id for j in after}:
         raise ValueError("a gain needs two models that answered the same samples")
-    sums_MC4 = np.stack([_clip_sums([j for j in js if j.sample.task == "binary"]) for js in (before, after)])
-    if not _defined(sums_MC4[0]):
-        return None
-    low_high = _percentiles(np.diff(_balanced(_weights_RC(sums_MC4.shape[1], seed) @ sums_MC4), axis=0)[0])
-    return float(np.diff(_balanced(sums_MC4.sum(1)))[0]), low_high
+    order = {j.sample.id: place for place, j in enumerate(before)}
+    after = sorted(after, key=lambda j: order[j.sample.id])
+    was, now = (_balanced([j for j in js if j.sample.task == "binary"], seed) for js in (before, after))
+    return None if was is None else (float(now[0] - was[0]), _percentiles(now[1:] - was[1:]))
 
 
 def _gold_yes(j: Judgement) -> bool:
@@ -256,30 +181,24 @@ def _motion_matrix(known: Iterable[Judgement]) -> dict[str, dict[str, int]]:
     }
 
 
-def _clip_sums(binary: Sequence[Judgement]) -> np.ndarray:
-    """Per clip: Yes-gold questions, of these right, No-gold questions, of these right. Shape [clips, 4]."""
-    clips = sorted({j.sample.video for j in binary})
-    row = {clip: i for i, clip in enumerate(clips)}
-    sums_C4 = np.zeros((len(clips), 4))
-    for j in binary:
-        column = 0 if _gold_yes(j) else 2
-        sums_C4[row[j.sample.video], column : column + 2] += 1, j.right
-    return sums_C4
+def _by_task(judgements: Iterable[Judgement]) -> dict[str, list[Judgement]]:
+    groups: dict[str, list[Judgement]] = defaultdict(list)
+    for j in judgements:
+        groups[j.sample.task].append(j)
+    return groups
 
 
-def _balanced(sums: np.ndarray) -> np.ndarray:
-    """Balanced accuracy of sums [..., 4]; NaN where there is no Yes-gold or no No-gold question."""
-    with np.errstate(invalid="ignore"):
-        return (sums[..., 1] / sums[..., 0] + sums[..., 3] / sums[..., 2]) / 2
+def _balanced(binary: Sequence[Judgement], seed: int) -> np.ndarray | None:
+    """Balanced accuracy, and that of each resample of the clips, shape [1 + R]; None without a gold Yes or No.
 
-
-def _weights_RC(clips: int, seed: int) -> np.ndarray:
-    """How often each resample (rows) draws each clip (columns), clips drawn with replacement."""
-    return np.random.default_rng(seed).multinomial(clips, np.full(clips, 1 / clips), size=RESAMPLES)
-
-
-def _defined(sums_C4: np.ndarray) -> bool:
-    return bool(sums_C4[:, 0].any() and sums_C4[:, 2].any())
+    Clips are drawn, not questions: those of one clip stand or fall together.
+    """
+    gold, right = (np.array([f(j) for j in binary], bool) for f in (_gold_yes, lambda j: j.right))
+    if not gold.any() or gold.all():
+        return None
+    columns = np.stack([gold, gold & right, ~gold, ~gold & right], axis=1)
+    yes, yes_right, no, no_right = Resamples([j.sample.video for j in binary], seed).sums(columns).T
+    return (ratio(yes_right, yes) + ratio(no_right, no)) / 2
 
 
 def _percentiles(values_R: np.ndarray) -> list[float]:
@@ -287,9 +206,9 @@ def _percentiles(values_R: np.ndarray) -> list[float]:
     return [float(value) for value in np.nanpercentile(values_R, INTERVAL)]
 
 
-def _interval(sums_C4: np.ndarray, seed: int) -> list[float] | None:
-    """95 % percentile bootstrap interval over clips, not questions: those of one clip stand or fall together."""
-    return _percentiles(_balanced(_weights_RC(len(sums_C4), seed) @ sums_C4)) if _defined(sums_C4) else None
+def _interval(binary: Sequence[Judgement], seed: int) -> list[float] | None:
+    balanced = _balanced(binary, seed)
+    return None if balanced is None else _percentiles(balanced[1:])
 
 
 def write_scores(path: Path, scores: Mapping[str, Any]) -> None:
@@ -299,71 +218,107 @@ def write_scores(path: Path, scores: Mapping[str, Any]) -> None:
     partial.replace(path)
 
 
-def _tables(scores: Mapping[str, Any]) -> Iterable[Table]:
-    def number(value: float | None) -> str:
-        return "–" if value is None else f"{value:.3f}"
+def run(options: Mapping[str, str], judge_settings: Mapping[str, Any], console: Console) -> None:
+    """Score one file of predictions, print its tables and write them."""
+    from evaluation.benchmarks import BENCHMARKS, NEED_A_JUDGE, evaluate, read_labels
+    from rewards.judge import build
 
-    interval = scores["balanced_accuracy_ci"]
-    choice = scores["choice"]
-    table = Table("metric", "value", "trivial baseline", "n", title="Scores")
-    for row in (
-        ("balanced accuracy (mean of both recalls)", "balanced_accuracy", "0.500 constant answer", "n_binary"),
-        ("accuracy", "accuracy", f"{number(scores['always_no_accuracy'])} always No", "n_binary"),
-        ("", None, f"{number(scores['always_yes_accuracy'])} always Yes", None),
-        ("Yes recall", "yes_recall", "", "n_binary"),
-        ("No recall", "no_recall", "", "n_binary"),
-        ("format rate", "format_rate", "", "n"),
-        (
-            "observation fidelity",
-            "observation_fidelity",
-            f"{number(scores['constant_observation_fidelity'])} constant motion",
-            "n_motion",
-        ),
-    ):
-        name, key, baseline, n = row
-        value = number(scores[key]) if key else ""
-        if key == "balanced_accuracy" and interval:
-            value += f"  [{interval[0]:.3f}, {interval[1]:.3f}]"
-        table.add_row(name, value, baseline, str(scores[n]) if n else "")
-    table.add_row("choice accuracy", number(choice["accuracy"]), f"{number(choice['chance'])} chance", str(choice["n"]))
-    table.caption = (
-        f"Interval: 95 % bootstrap over {scores['n_clips']} clips, {RESAMPLES} resamples. Of {scores['n']} responses: "
-        + ", ".join(f"{scores[key]} {key.replace('_', ' ')}" for key in (*OUTCOMES, "truncated"))
-        + ". All but right count as wrong; truncated cuts across."
+    name = options.get("benchmark", "samples")
+    if name == "list":
+        for benchmark in BENCHMARKS.values():
+            console.print(f"{benchmark.name:22}{benchmark.title}", markup=False)
+        return
+    if name not in BENCHMARKS:
+        raise UsageError(f"benchmark={name}: choose one of {', '.join(BENCHMARKS)}")
+    if "labels" not in options:
+        raise UsageError("labels=... is missing: the benchmark's own file or folder, or our samples")
+    benchmark, labels = BENCHMARKS[name], Path(options["labels"])
+    only = options["only"].split(",") if "only" in options else None
+    samples = read_labels(benchmark, labels, only)
+    if "samples" in options:
+        count = write_samples(Path(options["samples"]), samples)
+        console.print(f"{count} questions: {options['samples']}", markup=False)
+    if "predictions" not in options:
+        if "samples" in options:
+            return
+        raise UsageError("predictions=... is missing: JSON Lines with id and response")
+    settings = {"name": options["judge"], **judge_settings} if "judge" in options else None
+    if settings is None and name in NEED_A_JUDGE:
+        raise UsageError(f"{name} needs a judge: judge=endpoint judge.url=... judge.model=...")
+    path, ids = Path(options["predictions"]), {sample.id for sample in samples}
+    seed, schema = int(options.get("seed", 0)), options.get("schema", benchmark.schema)
+    predictions = read_predictions(path, ids)
+    votes = options.get("votes", "false") == "true"
+    if votes:
+        predictions = {s.id: by_votes(s, predictions[s.id], schema) for s in samples if s.id in predictions}
+    judge = build(settings) if settings else None
+    fixed = {"benchmark": name, "schema": schema, "seed": seed, "resamples": RESAMPLES, "judge": settings}
+    fixed["votes"] = votes
+    hashes = {"labels": labels_hash(samples), "predictions": file_hash(path)}
+    result = asyncio.run(
+        evaluate(
+            benchmark,
+            samples,
+            predictions,
+            settings=settings_hash(fixed | hashes),
+            schema=schema,
+            judge=judge,
+            seed=seed,
+        )
     )
-    yield table
+    scores = {"settings": fixed | hashes, "counts": dict(Counter(j.outcome for j in result.judgements))}
+    scores["parts"] = result.scores()
+    if judge:
+        scores["judge"] = judge.meters()
+    if "before" in options:
+        from evaluation.benchmarks.choice import knowledge_gain
+        from evaluation.bootstrap import estimate
 
-    if scores["per_primitive"]:
-        table = Table("asked motion", "n", "balanced accuracy", "Yes recall", "No recall", title="Per primitive")
-        for asked, s in scores["per_primitive"].items():
-            table.add_row(asked, str(s["n"]), *(number(s[k]) for k in ("balanced_accuracy", "yes_recall", "no_recall")))
-        yield table
-    if scores["confusable"]:
-        table = Table("true motion", "asked motion", "n", "said Yes (wrongly)", title="Confusable pairs")
-        for pair in scores["confusable"]:
-            table.add_row(pair["motion"], pair["asked"], str(pair["n"]), number(pair["said_yes"]))
-        yield table
+        before = judge_all(samples, read_predictions(Path(options["before"]), ids), schema)
+        gain = estimate(knowledge_gain(before, result.judgements, seed))
+        scores["knowledge_gain"] = gain and {"value": gain.value, "ci": [gain.low, gain.high]}
+    for table in result.tables:
+        console.print(rich(table))
+    if gain := scores.get("knowledge_gain"):
+        console.print(f"Delta knowledge {gain['value']:.1f} [{gain['ci'][0]:.1f}, {gain['ci'][1]:.1f}]", markup=False)
+    if "out" in options:
+        out = Path(options["out"])
+        write_tables(out, result.tables)
+        write_scores(out / "scores.json", scores)
+        console.print(f"scores and tables: {out}", markup=False)
 
 
-def main(
-    samples_file: Annotated[Path, typer.Argument(metavar="SAMPLES.jsonl")],
-    predictions_file: Annotated[Path, typer.Argument(metavar="PREDICTIONS.jsonl")],
-    out: Annotated[Path | None, typer.Option(help="Also write the scores there, as JSON.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
-) -> None:
-    """Score the predictions of one model."""
+def labels_hash(samples: Iterable[Sample]) -> str:
+    """Of what the labels say, whatever file it came from."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(sample.model_dump_json().encode())
+    return digest.hexdigest()[:12]
+
+
+def file_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
+KEYS = ("benchmark", "labels", "predictions", "schema", "only", "judge", "before", "votes", "seed", "out", "samples")
+
+
+def main(arguments: Sequence[str]) -> int:
+    from evaluation.benchmarks import LabelError
+    from rewards.judge import JudgeError
+
+    if not arguments or {"-h", "--help"} & set(arguments):
+        sys.stdout.write(__doc__)
+        return 0
     try:
-        samples = list(read_samples(samples_file))
-        scores = score(samples, read_predictions(predictions_file, {sample.id for sample in samples}), seed)
-        if out:
-            write_scores(out, scores)
-    except (SampleError, PredictionError, OSError) as error:
+        _, options = key_values(arguments, (*KEYS, "judge."))
+        judged = {key[6:]: value for key, value in options.items() if key.startswith("judge.")}
+        run({key: value for key, value in options.items() if not key.startswith("judge.")}, judged, Console())
+    except (SampleError, PredictionError, LabelError, TableError, JudgeError, UsageError, OSError) as error:
         Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
-    console = Console()
-    for table in _tables(scores):
-        console.print(table)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    sys.exit(main(sys.argv[1:]))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from data_tools.render import write_clip
@@ -13,6 +14,8 @@ from data_tools.sample import Sample, write_samples
 from evaluation.score import read_predictions, score, write_scores
 from rewards.motions import NAMES, PRIMITIVES, confusable, observation
 
+settings.register_profile("no deadline", deadline=None)  # a busy machine is no fault of the code
+settings.load_profile("no deadline")
 SKILL = {"base": (0.2, 0.3), "sft": (0.95, 0.6), "rl": (1.0, 0.75)}  # chance of format, chance of seeing the motion
 
 

@@ -32,7 +32,8 @@ def page_of(run: Path) -> str:
 def test_report_stands_alone(run: Path):
     page = page_of(run)
     seen = Links(page)
-    assert all(link.startswith(("#", "data:image/")) for link in seen.links)
+    assert all(link.startswith(("#", "data:image/", "tables/")) for link in seen.links)
+    assert all((run / "report" / link).is_file() for link in seen.links if link.startswith("tables/"))
     assert not {"link", "iframe", "object"} & set(seen.tags)
     assert "@import" not in page
     assert not re.search(r"url\((?!#)", page)
@@ -45,6 +46,7 @@ def test_report_stands_alone(run: Path):
         "sft_curves.png",
         "rl_curves.png",
         "motion_matrix.png",
+        "tables",
     }
 
 
@@ -75,12 +77,15 @@ def test_model_text_is_never_html(run: Path, evaluate):
     records = [{"id": s.id, "response": chain, "finish_reason": "stop"} for s in samples[::2]]
     records += [{"id": s.id, "response": attack, "finish_reason": "length"} for s in samples[1::2]]
     evaluate(run, "rl", records, samples)
-    (run / "recipe.yaml").write_text(attack)
+    (run / "recipe.yaml").write_text(json.dumps({"name": attack}))
     page = page_of(run)
     assert "&lt;script&gt;alert" in page
     seen = Links(page)
-    assert seen.tags.count("script") == 1  # the filter's own
-    assert all(link.startswith(("#", "data:image/")) for link in seen.links)
+    assert seen.tags.count("script") == 2  # the page's own, and the data that it shows as text
+    assert attack not in page
+    assert 'src="http' not in page
+    assert all(link.startswith(("#", "data:image/", "tables/")) for link in seen.links)
+    assert all((run / "report" / link).is_file() for link in seen.links if link.startswith("tables/"))
 
 
 def test_only_evaluated_models_are_reported(base_run: Path):

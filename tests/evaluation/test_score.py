@@ -11,14 +11,15 @@ from sklearn.metrics import recall_score
 
 import evaluation
 from data_tools.sample import Sample, SampleError, write_samples
+from evaluation.bootstrap import RESAMPLES
 from evaluation.score import (
     OUTCOMES,
-    RESAMPLES,
     Prediction,
     PredictionError,
     balanced_accuracy_gain,
     judge,
     judge_all,
+    main,
     read_predictions,
     score,
 )
@@ -82,6 +83,7 @@ def test_golden_values_counted_by_hand():
         "malformed": 1,  # q3
         "failed": 1,  # q8
         "missing": 1,  # q5
+        "unjudged": 0,
         "truncated": 1,  # q3
     }
     assert s["format_rate"] == 5 / 8
@@ -209,6 +211,8 @@ def test_binary_options_must_be_yes_and_no():
         ({"id": "q1", "response": "", "finish_reason": "stop"}, r"predictions.jsonl:2: id: 'q1' stands twice"),
         ({"id": "q2", "finish_reason": "stop"}, r"predictions.jsonl:2: response: Field required"),
         ({"id": "q2", "response": "", "finish_reason": "bored"}, r"predictions.jsonl:2: finish_reason"),
+        ({"id": "q2", "response": "", "p_yes": 1.5}, r"predictions.jsonl:2: p_yes.*1.5 is no probability"),
+        ({"id": "q2", "response": "", "option_probs": {"A": -1.0}}, r"predictions.jsonl:2: option_probs"),
     ],
 )
 def test_bad_predictions_name_file_and_line(tmp_path: Path, line, message):
@@ -218,9 +222,9 @@ def test_bad_predictions_name_file_and_line(tmp_path: Path, line, message):
         read_predictions(path, {s.id for s in SAMPLES})
 
 
-def run_cli(*arguments: Path | str) -> subprocess.CompletedProcess:
+def run_cli(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "evaluation.score", *map(str, arguments)],
+        [sys.executable, "-m", "evaluation.score", *arguments],
         capture_output=True,
         text=True,
         cwd=Path(evaluation.__file__).parents[1],
@@ -232,18 +236,30 @@ def test_command_prints_the_table_and_writes_the_scores(tmp_path: Path):
     write_samples(tmp_path / "samples.jsonl", SAMPLES)
     lines = "".join(p.model_dump_json() + "\n" for p in PREDICTIONS.values())
     (tmp_path / "predictions.jsonl").write_text(lines)
-    done = run_cli(tmp_path / "samples.jsonl", tmp_path / "predictions.jsonl", "--out", tmp_path / "scores.json")
+    done = run_cli(
+        f"labels={tmp_path}/samples.jsonl", f"predictions={tmp_path}/predictions.jsonl", f"out={tmp_path}/out"
+    )
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "scores.json").read_text()) == score(SAMPLES, PREDICTIONS)
-    for said in ("balanced accuracy", "always No", "chance", "1 malformed", "1 missing", "3 clips"):
-        assert said in " ".join(done.stdout.split())
+    written = json.loads((tmp_path / "out/scores.json").read_text())
+    assert written["counts"] == {"right": 3, "wrong": 1, "no_option": 1, "malformed": 1, "failed": 1, "missing": 1}
+    assert written["parts"]["binary"]["balanced accuracy"]["value"] == score(SAMPLES, PREDICTIONS)["balanced_accuracy"]
+    assert written["parts"]["binary"]["failures"] == 1
+    text = (tmp_path / "out/samples.md").read_text()
+    for said in ("balanced accuracy", "always No", "3 videos", "1000 resamples", "best constant per task", "Settings"):
+        assert said in text
+    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".md", ".csv", ".tex", ".json"}
 
 
 def test_command_fails_clearly_on_bad_input(tmp_path: Path):
     write_samples(tmp_path / "samples.jsonl", SAMPLES)
     (tmp_path / "predictions.jsonl").write_text('{"id": "[q1]", "response": "", "finish_reason": "stop"}\n')
-    done = run_cli(tmp_path / "samples.jsonl", tmp_path / "predictions.jsonl")
+    labels = f"labels={tmp_path}/samples.jsonl"
+    done = run_cli(labels, f"predictions={tmp_path}/predictions.jsonl")
     assert done.returncode == 1
     assert "predictions.jsonl:1: id: '[q1]' is no sample" in done.stderr
     assert "Traceback" not in done.stderr
-    assert run_cli(tmp_path / "samples.jsonl", tmp_path / "absent.jsonl").returncode == 1
+    assert main([labels, f"predictions={tmp_path}/absent.jsonl"]) == 1
+    assert main([labels, "benchmark=unheard_of"]) == 1
+    assert main([labels, "prediction=x"]) == 1
+    assert main([labels]) == 1
+    assert main([labels, "benchmark=dream1k", "predictions=x"]) == 1  # needs a judge

@@ -1,0 +1,288 @@
+"""A results table that cannot be shown without what makes it readable, and its five forms.
+
+Every table names its metrics and how they are averaged, gives n, failures and malformed responses and an interval with
+every number of its own, and stands beside trivial baselines. A table that lacks one of these is an error.
+"""
+
+import csv
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any, Literal
+
+from markupsafe import Markup, escape
+from rich.table import Table as RichTable
+
+from evaluation.bootstrap import Estimate
+
+Kind = Literal["result", "baseline", "paper"]
+PAPER = "†"
+
+
+class TableError(ValueError):
+    """A table that would be shown without what makes it readable; the message names what is missing."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One column.
+
+    Attributes:
+        name: as in its header.
+        averaging: over what, e.g. "micro: over questions".
+        scale: 100 shows percent, 1 the number itself.
+        paper: the source of a paper's own figures, e.g. "CamReasoner, Table 4"; empty for what we measured.
+    """
+
+    name: str
+    averaging: str
+    scale: float = 100
+    paper: str = ""
+
+    @property
+    def header(self) -> str:
+        return f"{self.name}{PAPER}" if self.paper else self.name
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line: a model, a part of the questions, a trivial baseline, or figures of a paper.
+
+    Attributes:
+        values: one per metric; None where it is undefined or was not measured.
+        n: questions; None in a line of a paper.
+        failures: missing, failed and unjudged ones; they count as wrong.
+        malformed: responses that break their schema or name no option; they count as wrong.
+    """
+
+    name: str
+    values: tuple[Estimate | None, ...]
+    n: int | None = None
+    failures: int | None = None
+    malformed: int | None = None
+    kind: Kind = "result"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows x metrics.
+
+    Attributes:
+        name: of its files.
+        interval: how intervals were made, e.g. `Resamples.caption()`.
+        settings: hash of what the numbers hang on, see `settings_hash`.
+        note: what a reader must know besides.
+    """
+
+    name: str
+    title: str
+    metrics: tuple[Metric, ...]
+    rows: tuple[Row, ...]
+    interval: str
+    settings: str
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Raise TableError unless everything stands in it that a reader needs."""
+        missing = [text for text in ("name", "title", "interval") if not getattr(self, text).strip()]
+        if not re.fullmatch(r"[0-9a-f]{12}", self.settings):
+            missing.append("settings hash")
+        missing += [f"averaging of {m.name!r}" for m in self.metrics if not (m.name.strip() and m.averaging.strip())]
+        if not self.metrics or not any(row.kind == "result" for row in self.rows):
+            missing.append("results")
+        ours = [i for i, metric in enumerate(self.metrics) if not metric.paper]
+        if ours and not any(row.kind == "baseline" and any(row.values[i] for i in ours) for row in self.rows):
+            missing.append("trivial baseline")
+        for row in self.rows:
+            if len(row.values) != len(self.metrics):
+                missing.append(f"one value per metric in {row.name!r}")
+            elif row.kind == "result" and (measured := [row.values[i] for i in ours if row.values[i]]):
+                if None in (row.n, row.failures, row.malformed):
+                    missing.append(f"n, failures and malformed of {row.name!r}")
+                if any(value.low is None for value in measured):
+                    missing.append(f"interval of {row.name!r}")
+        if missing:
+            raise TableError(f"table {self.name or self.title!r} lacks: {'; '.join(missing)}")
+
+    @property
+    def caption(self) -> str:
+        """What stands below it in every form."""
+        averaging: dict[str, list[str]] = {}
+        for metric in self.metrics:
+            averaging.setdefault(metric.paper or metric.averaging, []).append(metric.header)
+        parts = [f"{', '.join(names)}: {how}" for how, names in averaging.items()]
+        if any(metric.paper for metric in self.metrics):
+            parts.append(f"{PAPER} the paper's own figures, of other models on other data: no comparison")
+        parts.append(f"[low, high]: {self.interval}")
+        parts.append("failures and malformed responses count as wrong")
+        if self.note:
+            parts.append(self.note)
+        return ". ".join(part.rstrip(".") for part in parts) + f". Settings {self.settings}."
+
+    def cells(self) -> Iterable[tuple[Row, list[str]]]:
+        """Each row with its texts: name, n, failures, malformed, one per metric."""
+        for row in self.rows:
+            counts = ["–" if count is None else f"{count:,}" for count in (row.n, row.failures, row.malformed)]
+            shown = [shown_value(value, metric) for value, metric in zip(row.values, self.metrics)]
+            yield row, [" ".join(row.name.split()), *counts, *shown]
+
+    @property
+    def header(self) -> list[str]:
+        return ["", "n", "failures", "malformed", *(metric.header for metric in self.metrics)]
+
+
+def shown_value(value: Estimate | None, metric: Metric) -> str:
+    """'63.2 [60.1, 66.0]' in the metric's scale; a dash for None."""
+    if value is None:
+        return "–"
+    digits = 1 if metric.scale == 100 else 3
+    numbers = [value.value, value.low, value.high]
+    shown = [f"{number * metric.scale:.{digits}f}" for number in numbers if number is not None]
+    return shown[0] if len(shown) < 3 else f"{shown[0]} [{shown[1]}, {shown[2]}]"
+
+
+def settings_hash(settings: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits that change with any setting."""
+    text = json.dumps(settings, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+# ---------------------------------------------------------------- forms
+
+
+def rich(table: Table) -> RichTable:
+    table.check()
+    shown = RichTable(title=escape_rich(table.title), caption=escape_rich(table.caption), caption_justify="left")
+    for number, name in enumerate(table.header):
+        shown.add_column(escape_rich(name), justify="right" if number else "left", min_width=5 if number else 16)
+    for row, cells in table.cells():
+        # The interval below its number: a terminal is narrow.
+        two_lines = [escape_rich(cell.replace(" [", "\n[")) for cell in cells]
+        shown.add_row(*two_lines, style="dim" if row.kind != "result" else None)
+    return shown
+
+
+def escape_rich(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def markdown(table: Table) -> str:
+    table.check()
+    lines = [table.header, ["---", *["---:"] * (len(table.header) - 1)]]
+    lines += [[f"*{cells[0]}*" if row.kind != "result" else cells[0], *cells[1:]] for row, cells in table.cells()]
+    body = "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+    return f"### {table.title}\n\n{body}\n\n{table.caption}\n"
+
+
+def as_csv(table: Table) -> str:
+    """One line per row and metric with unrounded numbers; the caption is in the columns."""
+    table.check()
+    out = StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    head = ("row", "kind", "metric", "value", "low", "high", "n", "failures", "malformed", "averaging", "source")
+    writer.writerow([*head, "interval", "settings"])
+    for row in table.rows:
+        for metric, value in zip(table.metrics, row.values):
+            numbers = ["" if x is None else repr(x) for x in ((value.value, value.low, value.high) if value else [""])]
+            numbers = (numbers + ["", "", ""])[:3] if value else ["", "", ""]
+            counts = ["" if count is None else count for count in (row.n, row.failures, row.malformed)]
+            writer.writerow(
+                [
+                    " ".join(row.name.split()),
+                    row.kind,
+                    metric.name,
+                    *numbers,
+                    *counts,
+                    metric.averaging,
+                    metric.paper or "measured",
+                ]
+                + [table.interval, table.settings]
+            )
+    return out.getvalue()
+
+
+_LATEX = str.maketrans(
+    {c: "\\" + c for c in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--"}
+    | {PAPER: r"$^\dagger$", "λ": r"$\lambda$", "Δ": r"$\Delta$", "≥": r"$\geq$", "→": r"$\to$", "×": r"$\times$"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}"}
+)
+
+
+def latex(table: Table) -> str:
+    """A booktabs table; rows of baselines and papers in italics."""
+    table.check()
+
+    def line(cells: list[str]) -> str:
+        return " & ".join(cell.translate(_LATEX) for cell in cells) + r" \\"
+
+    rows = []
+    for row, cells in table.cells():
+        text = line(cells)
+        rows.append(text if row.kind == "result" else r"\itshape " + text)
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering\small",
+            rf"\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}",
+            r"\toprule",
+            line(table.header),
+            r"\midrule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}",
+            rf"\caption{{{table.title.translate(_LATEX)}. {table.caption.translate(_LATEX)}}}",
+            rf"\label{{tab:{re.sub(r'[^a-z0-9]+', '-', table.name.lower())}}}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def html(table: Table) -> Markup:
+    """A table element; every text escaped."""
+    table.check()
+    head = Markup("").join(Markup("<th>{}</th>").format(name) for name in table.header)
+    body = []
+    for row, cells in table.cells():
+        first = Markup("<th>{}</th>").format(cells[0])
+        pairs = [cell.partition(" [") for cell in cells[1:]]
+        rest = Markup("").join(
+            Markup("<td>{} <small>[{}</small></td>").format(value, interval)
+            if mark
+            else Markup("<td>{}</td>").format(value)
+            for value, mark, interval in pairs
+        )
+        body.append(Markup('<tr class="{}">{}{}</tr>').format(row.kind, first, rest))
+    return Markup("<table><thead><tr>{}</tr></thead><tbody>{}</tbody><caption>{}</caption></table>").format(
+        head, Markup("\n").join(body), escape(table.caption)
+    )
+
+
+FORMS = {"md": markdown, "csv": as_csv, "tex": latex}
+
+
+def write_tables(folder: Path, tables: Iterable[Table]) -> list[Path]:
+    """Each table as Markdown, CSV and LaTeX in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for table in tables:
+        for suffix, form in FORMS.items():
+            path = folder / f"{table.name}.{suffix}"
+            partial = path.with_name(path.name + ".partial")
+            partial.write_text(form(table), encoding="utf-8")
+            partial.replace(path)
+            paths.append(path)
+    return paths
+
+
+def as_json(table: Table) -> dict[str, Any]:
+    """All of it, ready for JSON."""
+    return asdict(table)

@@ -1,0 +1,63 @@
+"""The official definitions, written plainly and one item at a time, to hold our vectorised scorers against."""
+
+from statistics import mean
+
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+
+def camerabench_binary(labels: dict[str, list[bool]], scores: dict[str, list[float]]) -> tuple[float, float]:
+    """Macro AP and ROC-AUC (t2v_metrics, camerabench/binary_classification_evaluation.py)."""
+    return (
+        mean(average_precision_score(labels[name], scores[name]) for name in labels),
+        mean(roc_auc_score(labels[name], scores[name]) for name in labels),
+    )
+
+
+def camerabench_vqa(pairs: list[dict[str, dict[str, float]]]) -> dict[str, float]:
+    """Acc, Q-Acc and retrieval of one group (t2v_metrics, camerabench/vqa_and_retrieval_evaluation.py).
+
+    `pairs`: {"yes": {"pos_pos": ..., "pos_neg", "neg_pos", "neg_neg"}, "no": {...}}, named question_video.
+    """
+    acc = q_acc = text = image = group = 0
+    for pair in pairs:
+        yes, no = pair["yes"], pair["no"]
+        right = {
+            "pos_pos": yes["pos_pos"] > no["pos_pos"],
+            "pos_neg": no["pos_neg"] > yes["pos_neg"],
+            "neg_pos": no["neg_pos"] > yes["neg_pos"],
+            "neg_neg": yes["neg_neg"] > no["neg_neg"],
+        }
+        acc += sum(right.values())
+        q_acc += (right["pos_pos"] and right["pos_neg"]) + (right["neg_pos"] and right["neg_neg"])
+        by_text = yes["pos_pos"] > yes["neg_pos"] and yes["neg_neg"] > yes["pos_neg"]
+        by_image = yes["pos_pos"] > yes["pos_neg"] and yes["neg_neg"] > yes["neg_pos"]
+        text += by_text
+        image += by_image
+        group += by_text and by_image
+    n = len(pairs)
+    return {"Acc": acc / (4 * n), "Q-Acc": q_acc / (2 * n), "Text": text / n, "Image": image / n, "Group": group / n}
+
+
+def temporal_iou(a: list[float], b: list[float]) -> float:
+    """As VideoChat-R1's evaluation has it."""
+    return max(0.0, min(a[1], b[1]) - max(a[0], b[0])) / (max(a[1], b[1]) - min(a[0], b[0]))
+
+
+def got10k(
+    sequences: list[tuple[list[list[float]], list[list[float]], list[int], tuple[int, int]]],
+) -> tuple[float, float]:
+    """AO and SR at 0.5 (got-10k toolkit): predicted and gold (left, top, width, height), cover, (width, height)."""
+    ious = []
+    for predicted, gold, cover, (width, height) in sequences:
+        for p, g, seen in list(zip(predicted, gold, cover))[1:]:
+            if not seen:
+                continue
+            corners = []
+            for left, top, w, h in (p, g):
+                x, y = min(max(left, 0), width), min(max(top, 0), height)
+                corners.append((x, y, x + min(max(w, 0), width - x), y + min(max(h, 0), height - y)))
+            (a, b, c, d), (e, f, i, j) = corners
+            common = max(0, min(c, i) - max(a, e)) * max(0, min(d, j) - max(b, f))
+            union = (c - a) * (d - b) + (i - e) * (j - f) - common
+            ious.append(common / union if union else 0.0)
+    return mean(ious), mean(iou > 0.5 for iou in ious)
