@@ -13,6 +13,7 @@ from statistics import median
 
 from rich.table import Table
 
+from launch import bench_evaluation, bench_predict, bench_rewards
 from launch.run import console
 
 REPEATS = 5
@@ -27,24 +28,6 @@ def seconds(work: Callable[[], object]) -> float:
         work()
         times.append(time.perf_counter() - begin)
     return median(times)
-
-
-def rewards() -> tuple[str, float]:
-    from rewards.camreasoner import reward
-
-    sample = {"answer": "B", "options": ["No", "Yes"], "task": "binary"}
-    response = "<observation>" + "The picture slides left. " * 40 + "</observation><think>So.</think><answer>B</answer>"
-    return "reward of 1,024 responses", seconds(lambda: [reward(response, sample) for _ in range(1024)])
-
-
-def advantages() -> tuple[str, float]:
-    import torch
-
-    from rewards.advantages import EmaGrpo
-
-    scores = torch.rand(1024, generator=torch.Generator().manual_seed(0))
-    groups, tasks = [str(row // 8) for row in range(1024)], ["binary", "choice"] * 512
-    return "EMA-GRPO of 1,024 responses", seconds(lambda: EmaGrpo().advantages(scores, groups, tasks))
 
 
 def clips() -> tuple[str, float]:
@@ -89,14 +72,18 @@ sys.stdout.write("\\n%f" % sorted(fork() for _ in range({REPEATS}))[{REPEATS} //
 def main() -> None:
     table = Table("part", "seconds", title=f"median of {REPEATS}")
     for row in (
-        rewards(),
-        advantages(),
         clips(),
         fresh("a command, up to its recipe", "import launch.rl"),
         fresh("a process that imports the engines", ENGINES),
         forked(),
     ):
         table.add_row(row[0], f"{row[1]:.4f}")
+    console.print(table)
+
+    table = Table("ours | theirs", "seconds", "seconds", "ratio", "target", title=f"side by side, median of {REPEATS}")
+    compared = (*bench_rewards.rows(seconds), *bench_evaluation.rows(seconds), *bench_predict.rows())
+    for what, ours, theirs, target in compared:
+        table.add_row(what, f"{ours:.4f}", f"{theirs:.4f}", f"{ours / theirs:.3f}", target)
     console.print(table)
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # imported where they are used: `--help` and `--cfg job` answ
     from rich.progress import Progress
 
 POLL_SECONDS = 1.0
+FULL_DISK = 8 * 2**20  # bytes; an engine that fails with so little left failed for want of space
 
 
 def engine_env(recipe: Recipe) -> dict[str, str]:
@@ -111,6 +112,7 @@ def run_engine(
             end(family)  # Ray's daemons and workers, vLLM's engine core: whatever the engine left behind
             process.wait()
     if process.returncode != 0:
+        _refuse_full_disk(what, log)
         raise LaunchError(f"{what} failed (exit code {process.returncode}); {_reason(log)}\nsee {log}")
 
 
@@ -139,6 +141,17 @@ def _descendants(pid: int) -> "set[Process]":
         return set(psutil.Process(pid).children(recursive=True))
     except psutil.NoSuchProcess:
         return set()
+
+
+def _refuse_full_disk(what: str, log: Path) -> None:
+    """An engine gives many names to a full disk, and its log may end before any."""
+    for folder in (log.parent, Path(tempfile.gettempdir())):
+        free = shutil.disk_usage(folder).free
+        if free < FULL_DISK or "No space left on device" in _reason(log):
+            raise LaunchError(
+                f"{what} failed: a disk is full ({free / 2**20:.1f} MiB left in {folder}). Free some space, then run "
+                f"the same command again: it goes on where it stopped\nsee {log}"
+            )
 
 
 def _reason(log: Path) -> str:

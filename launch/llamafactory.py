@@ -7,6 +7,10 @@ from typing import Any
 from launch.recipe import ROOT, Recipe, RecipeError
 from launch.run import Run
 
+# Of a clip that holds the budget's frames and no other; LLaMA-Factory still derives the seconds between frames from the
+# clip itself (data/mm_plugin.py:1963). A clip's steps are whole milliseconds, so that there is none faster.
+EVERY_FRAME = 1000.0
+
 
 def render(run: Run) -> dict[str, Any]:
     """LLaMA-Factory's own keys; `recipe.sft.engine` is laid over them."""
@@ -19,7 +23,7 @@ def render(run: Run) -> dict[str, Any]:
         "template": recipe.model.template,
         "flash_attn": "sdpa" if cpu else "fa2",
         # media budget
-        "video_fps": recipe.media.fps,
+        "video_fps": EVERY_FRAME,
         "video_maxlen": recipe.media.max_frames,
         "video_max_pixels": recipe.media.max_pixels,
         "video_min_pixels": recipe.media.min_pixels,
@@ -30,7 +34,7 @@ def render(run: Run) -> dict[str, Any]:
         "freeze_vision_tower": sft.freeze_vision_tower,
         "freeze_multi_modal_projector": sft.freeze_multi_modal_projector,
         "freeze_language_model": False,
-        "deepspeed": sft.deepspeed,
+        "deepspeed": "recipes/sft/zero3_offload.json" if recipe.cluster.offload else sft.deepspeed,
         # data
         "dataset_dir": str(run.data / "llamafactory"),
         "media_dir": str(run.media_root),
@@ -60,7 +64,7 @@ def render(run: Run) -> dict[str, Any]:
         "save_only_model": False,
         "logging_steps": 5,
         "plot_loss": False,
-        "report_to": "none",
+        "report_to": recipe.tracking or "none",
         **sft.engine,
     }
 

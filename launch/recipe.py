@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError, model_validator
 
+from data_tools.media import Budget
 from launch.errors import explain, known_errors
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,6 +30,33 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), defer_build=True)
 
 
+class Vision(_Part):
+    """The vision tower; `deepstack`, `positions`: extra mergers and learnt positions of Qwen3-VL."""
+
+    depth: PositiveInt
+    hidden_size: PositiveInt
+    intermediate_size: PositiveInt
+    num_heads: PositiveInt
+    patch_size: PositiveInt
+    deepstack: int = Field(default=0, ge=0)
+    positions: int = Field(default=0, ge=0)
+
+
+class Architecture(_Part):
+    """The sizes in a model's config.json that `make plan` counts with, under their own names."""
+
+    family: Literal["qwen2_5_vl", "qwen3_vl"]
+    hidden_size: PositiveInt
+    intermediate_size: PositiveInt
+    num_hidden_layers: PositiveInt
+    num_attention_heads: PositiveInt
+    num_key_value_heads: PositiveInt
+    head_dim: PositiveInt
+    vocab_size: PositiveInt
+    tie_word_embeddings: bool
+    vision: Vision
+
+
 class Model(_Part):
     """`path`: a Hugging Face id or folder; null builds the tiny model in the run folder."""
 
@@ -37,24 +65,42 @@ class Model(_Part):
     dtype: Literal["float32", "bfloat16"]
     trust_remote_code: bool = False
     warm_up: dict[str, Any] | None = None
+    architecture: Architecture | None = None
 
 
 class Media(_Part):
-    """The media budget: what every stage takes from a clip."""
+    """The media budget: what every stage takes from a clip; see `data_tools.media.Budget`."""
 
     fps: float = Field(gt=0)
     max_frames: PositiveInt
     min_frames: PositiveInt
     max_pixels: PositiveInt
     min_pixels: PositiveInt
+    sampler: Literal["uniform", "head"] = "uniform"
+
+
+class SourceFile(_Part):
+    """A published file, by its reader's name (docs/data.md); its videos lie in `folder` under the media root.
+
+    `shuffle`: seed of the order of options; null keeps the published one.
+    """
+
+    source: str
+    path: str
+    folder: str = ""
+    shuffle: int | None = Field(default=None, ge=0)
 
 
 class Data(_Part):
-    """`rendered`: settings of the rendered clips; otherwise `files`: split -> JSON Lines of samples."""
+    """`rendered`: settings of the rendered clips; otherwise `files`: split -> JSON Lines of samples, or sources.
+
+    `max_quarantined`: the share of samples that may be left out because their videos are broken.
+    """
 
     rendered: dict[str, Any] | None = None
-    files: dict[str, str | None] | None = None
+    files: dict[str, str | SourceFile | list[SourceFile] | None] | None = None
     media_root: str | None = None
+    max_quarantined: float = Field(default=0.05, ge=0, lt=1)
     system: str = ""
     instruction: str = ""
 
@@ -86,10 +132,24 @@ class Sft(_Part):
 
 
 class Filter(_Part):
-    """Drops groups whose rollouts all score alike on `metric`, and draws others in their place."""
+    """Keeps groups whose mean of `metric` lies strictly between two bounds, and draws others for those dropped.
+
+    `mode`: the bounds are `low` and `high` ("mean"), or these quantiles of the metric in a round ("percentile").
+    `max_rounds`: rounds of prompts in a step; after them it trains on what there is.
+    """
 
     enabled: bool
+    mode: Literal["mean", "percentile"] = "mean"
     metric: str
+    low: float = 0.01
+    high: float = 0.99
+    max_rounds: PositiveInt = 20
+
+    @model_validator(mode="after")
+    def _bounds_are_ordered(self) -> "Filter":
+        if not self.low < self.high or (self.mode == "percentile" and not 0 <= self.low < self.high <= 1):
+            raise ValueError(f"filter bounds {self.low} and {self.high}: low below high, percentiles from 0 to 1")
+        return self
 
 
 class Rollout(_Part):
@@ -103,7 +163,11 @@ class Rollout(_Part):
 
 
 class Rl(_Part):
-    """GRPO in verl; `engine` takes any further verl keys as `a.b.c: value`."""
+    """GRPO in verl; `engine` takes any further verl keys as `a.b.c: value`.
+
+    `judge_consistency`: the judge is asked of every rollout whether its thoughts lead to its answer, for a meter;
+    without it this is known of questions about a motion alone, by rule.
+    """
 
     start_epoch: int = Field(ge=0)
     steps: PositiveInt | None
@@ -124,6 +188,7 @@ class Rl(_Part):
     save_every: PositiveInt
     keep_checkpoints: PositiveInt
     filter: Filter
+    judge_consistency: bool = False
     rollout: Rollout
     engine: dict[str, Any] = {}
 
@@ -138,7 +203,7 @@ class Rl(_Part):
 
 
 class Named(_Part):
-    """A reward or an advantage estimator by name, with its settings."""
+    """A reward, a judge or an advantage estimator by name, with its settings."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     name: str
@@ -149,21 +214,63 @@ class Named(_Part):
 
 
 class Eval(_Part):
-    """Greedy evaluation on the test split."""
+    """Greedy evaluation on the test split.
+
+    `samples`: responses sampled besides, with `temperature` and `top_p`, for votes. `option_scores`: probabilities of
+    the options behind the greedy response's own reasoning, or directly, without any. `controls`: those of
+    data_tools/controls.py.
+    """
 
     models: list[Literal["base", "sft", "rl"]]
     max_tokens: PositiveInt
     limit: PositiveInt | None = None
+    samples: int = Field(default=0, ge=0)
+    temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    option_scores: Literal["reasoned", "direct"] | None = "reasoned"
+    controls: list[Literal["blank", "shuffled_frames", "shuffled_options", "mirrored", "reversed"]] = []
 
 
 class Cluster(_Part):
-    """Where it runs. `time_limit_minutes`: an engine that shows no progress for so long is ended."""
+    """Where it runs. `time_limit_minutes`: an engine that shows no progress for so long is ended.
+
+    `address`: a running Ray cluster to join ("auto" on one of its nodes), or null for a Ray node of our own.
+    `offload`: weights, gradients and optimizer states wait in host memory. The sizes are what `make plan` counts with.
+    """
 
     device: Literal["cpu", "cuda"]
     nodes: PositiveInt
     gpus_per_node: PositiveInt
+    address: str | None = None
+    offload: bool = False
+    gpu: str | None = None
+    gpu_memory_gb: float | None = Field(default=None, gt=0)
+    host_memory_gb: float | None = Field(default=None, gt=0)
+    disk_gb: float | None = Field(default=None, gt=0)
     cpus: PositiveInt | None = None
     time_limit_minutes: float = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _several_nodes_need_a_cluster(self) -> "Cluster":
+        if (
+            self.nodes > 1 and self.address is None and self.device == "cuda"
+        ):  # without GPUs we start them all ourselves
+            raise ValueError(f"{self.nodes} nodes need a running Ray cluster: cluster.address=auto, or host:port")
+        return self
+
+
+class Plan(_Part):
+    """`against`: a run folder or a saved plan to compare with; `save`: a folder for what is rendered."""
+
+    against: str | None = None
+    save: str | None = None
+
+
+class Publish(_Part):
+    """`repo`: owner/name on the Hugging Face hub; null writes the model card and sends nothing."""
+
+    repo: str | None = None
+    private: bool = True
 
 
 class Recipe(_Part):
@@ -180,9 +287,24 @@ class Recipe(_Part):
     sft: Sft
     rl: Rl
     reward: Named
+    judge: Named = Named(name="rules")
     advantage: Named
     eval: Eval
     cluster: Cluster
+    tracking: list[Literal["wandb", "mlflow", "swanlab"]] = []
+    plan: Plan = Plan()
+    publish: Publish = Publish()
+
+    @property
+    def budget(self) -> Budget:
+        """The media budget for this model's size of visual tokens."""
+        vision = self.model.architecture and self.model.architecture.vision
+        return Budget(**self.media.model_dump(), token_side=2 * vision.patch_size if vision else 28)
+
+    @model_validator(mode="after")
+    def _loaders_keep_the_budget(self) -> "Recipe":
+        _ = self.budget
+        return self
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> "Recipe":
@@ -243,4 +365,16 @@ def hydra_command(function: Callable[[DictConfig], None]) -> Callable[[], None]:
             explain(error)
             sys.exit(1)
 
-    return hydra.main(version_base="1.3", config_path=str(ROOT / "recipes"), config_name="config")(run)
+    single = hydra.main(version_base="1.3", config_path=str(ROOT / "recipes"), config_name="config")(run)
+
+    @wraps(function)
+    def main() -> None:
+        flags = {"-m", "--multirun"} & set(sys.argv[1:])
+        if not flags:
+            return single()
+        from launch import sweep  # Hydra's own would end at the first failure, and run every point in one folder
+
+        stage = sys.modules["__main__"].__spec__.name.rsplit(".", 1)[-1]
+        sys.exit(sweep.main([argument for argument in sys.argv[1:] if argument not in flags], [stage]))
+
+    return main

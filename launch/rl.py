@@ -13,7 +13,7 @@ from launch.engine import run_engine, scratch_path
 from launch.errors import LaunchError
 from launch.recipe import Recipe, command
 from launch.run import Run, console, open_run, stage
-from launch.verl import render
+from launch.verl import check_rewards, render
 
 
 def total_steps(run: Run) -> int:
@@ -21,11 +21,15 @@ def total_steps(run: Run) -> int:
 
     Raises:
         LaunchError: fewer prompts than one rollout batch.
+        TaskError: a sample that the reward cannot score.
     """
     from data_tools.sample import read_samples
+    from rewards.registry import check_sample
 
-    prompts = sum(1 for _ in read_samples(run.data / "rl.jsonl"))
-    rl = run.recipe.rl
+    prompts, rl = 0, run.recipe.rl
+    for sample in read_samples(run.data / "rl.jsonl"):
+        check_sample(sample.model_dump(), run.recipe.reward.name)
+        prompts += 1
     per_epoch = prompts // rl.rollout_batch_size
     if per_epoch == 0:
         raise LaunchError(f"{prompts} RL prompts do not fill rl.rollout_batch_size={rl.rollout_batch_size}")
@@ -34,6 +38,7 @@ def total_steps(run: Run) -> int:
 
 def train(run: Run) -> None:
     """Render verl's configuration and train, going on from the last whole checkpoint."""
+    check_rewards(run.recipe)
     folder = run.folder / "rl"
     if run.recipe.force and folder.exists():
         shutil.rmtree(folder)
@@ -89,7 +94,7 @@ def _lines(path: Path) -> int:
 @command
 def main(recipe: Recipe) -> None:
     run = open_run(recipe)
-    run.require("data", "model", "sft")
+    run.require("data", "model", *(["sft"] if recipe.rl.start_epoch else []))
     with stage(run, "rl") as needed:
         if needed:
             train(run)

@@ -24,6 +24,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from data_tools.media import MediaError, require_budget
 from launch.errors import LaunchError
 from launch.recipe import ROOT, Recipe
 
@@ -33,7 +34,7 @@ _SETTINGS = {
     "data": ("data", "media"),
     "model": ("model", "media"),
     "sft": ("sft", "model", "cluster.device"),
-    "rl": ("rl", "reward", "advantage", "cluster.device"),
+    "rl": ("rl", "reward", "judge", "advantage", "cluster.device"),
     "merge": (),
     "evaluate": ("eval",),
 }
@@ -54,8 +55,8 @@ class Run:
 
     @property
     def media_root(self) -> Path:
-        root = self.recipe.data.media_root
-        return Path(root).expanduser().absolute() if root else self.data
+        """What the clips of data/*.jsonl are relative to; they are in the media budget (`data_tools.media`)."""
+        return self.data
 
     @property
     def base_model(self) -> str:
@@ -92,6 +93,7 @@ class Run:
     def settings(self, stage: str) -> dict[str, Any]:
         """The part of the recipe that decides a stage's result."""
         recipe = self.recipe.model_dump(mode="json")
+        recipe["model"].pop("architecture")  # plans alone read it
         chosen = {"seed": recipe["seed"]}
         for key in _SETTINGS[stage]:
             value: Any = recipe
@@ -101,13 +103,20 @@ class Run:
         return chosen
 
     def require(self, *stages: str) -> None:
-        """Raise unless the stages are done."""
+        """Raise unless the stages are done, and the clips are those of the recipe's media budget."""
         for stage in stages:
             if self.record(stage) is None:
                 raise LaunchError(
                     f"stage {stage!r} of {self.folder} is not done: run `python -m launch.{stage} "
                     f"experiment={self.recipe.experiment} name={self.recipe.name} seed={self.recipe.seed}` first"
                 )
+        if "data" in stages:
+            try:
+                require_budget(self.data, self.recipe.budget)
+            except MediaError as error:
+                raise LaunchError(
+                    f"{error}\ntake that budget, another name=..., or do data again: force=true"
+                ) from error
 
     def _upstream(self, stage: str) -> dict[str, str]:
         records = {earlier: self.record(earlier) for earlier in STAGES[: STAGES.index(stage)]}

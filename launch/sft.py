@@ -28,6 +28,7 @@ def train(run: Run) -> None:
     if last is not None:
         config["resume_from_checkpoint"] = str(last)
         console.print(f"  going on from {last}")
+        forget_steps_after(int(last.name.split("-")[1]), folder / "trainer_log.jsonl")
     else:
         (folder / "trainer_log.jsonl").unlink(missing_ok=True)
     path = folder / "llamafactory.yaml"
@@ -51,7 +52,7 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
     """The last checkpoint that was written to its end; half-written ones are renamed, with a warning."""
     whole = []
     for path in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])):
-        if (path / "trainer_state.json").exists():  # transformers writes it last
+        if _is_json(path / "trainer_state.json"):  # transformers writes it last
             whole.append(path)
         else:
             aside = path.with_name(f"incomplete-{path.name}")
@@ -61,10 +62,28 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
     return whole[-1] if whole else None
 
 
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):  # cut off when its writer was killed, or the disk was full
+        return False
+    return True
+
+
+def forget_steps_after(step: int, log: Path) -> None:
+    """Drop the log's lines of steps that will be done again, and a half-written one."""
+    kept = [line for line in _whole_lines(log) if json.loads(line)["current_steps"] <= step]
+    partial = log.with_suffix(".partial")
+    partial.write_text("".join(line + "\n" for line in kept))
+    partial.replace(log)
+
+
+def _whole_lines(log: Path) -> list[str]:
+    return log.read_text().split("\n")[:-1] if log.exists() else []
+
+
 def _steps_done(log: Path) -> int:
-    if not log.exists():
-        return 0
-    lines = log.read_text().splitlines()
+    lines = _whole_lines(log)
     return json.loads(lines[-1])["current_steps"] if lines else 0
 
 

@@ -1,6 +1,7 @@
 """Render a recipe into verl's GRPO configuration (version 0.9.1, V1 trainer)."""
 
 import importlib.util
+import inspect
 import warnings
 from collections.abc import Iterator
 from contextlib import redirect_stdout
@@ -11,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from launch.recipe import RecipeError
+from launch.recipe import Recipe, RecipeError
 from launch.run import Run
 
 # Below these keys verl takes whatever it is given; everywhere else a key that verl does not know is an error.
@@ -23,10 +24,11 @@ _OPEN = (
     "actor_rollout_ref.rollout.agent.agent_loop_manager_class",
     "actor_rollout_ref.rollout.enable_sleep_mode",
     "algorithm.camreasoner",
-    "data.mm_processor_kwargs.",
     "ray_kwargs.ray_init.",
-    "reward.custom_reward_function.reward_kwargs",
+    "trainer.v1.sampler.sampler_kwargs.filter",
 )
+
+_SAMPLE = {"id": "sample", "answer": "A", "options": ["No", "Yes"], "task": "binary", "extras": {"asked": "static"}}
 
 
 # What verl makes typed objects of; the model's, which would be downloaded for that, is only compared with its type.
@@ -94,6 +96,57 @@ def check(config: DictConfig) -> None:
         raise RecipeError(f"verl refuses its {part}: {' '.join(str(error).split())}") from error
 
 
+def check_rewards(recipe: Recipe) -> set[str]:
+    """The reward and the judge take their settings, and the filter knows its metric; needs no torch.
+
+    Returns:
+        names of the reward's components.
+
+    Raises:
+        RecipeError: naming the part.
+    """
+    import asyncio
+
+    from rewards.judge import JudgeError, build
+    from rewards.registry import REWARDS
+
+    name, metric = recipe.reward.name, recipe.rl.filter.metric
+    if name not in REWARDS:
+        raise RecipeError(f"reward.name={name}: choose one of {', '.join(REWARDS)}")
+    takes = inspect.signature(REWARDS[name]).parameters
+    try:
+        extra = {"judge": build(recipe.judge.model_dump()), "lengths": {"perception": 0, "reasoning": 0}}
+        extra = {key: value for key, value in extra.items() if key in takes}
+        components = REWARDS[name]("", _SAMPLE, **extra, **recipe.reward.settings)
+        components = asyncio.run(components) if inspect.isawaitable(components) else components
+    except JudgeError as error:
+        raise RecipeError(str(error)) from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise RecipeError(f"reward {name}: {error}") from error
+    if recipe.rl.filter.enabled and metric not in components:
+        raise RecipeError(f"rl.filter.metric={metric}: the reward {name} has {', '.join(components)}")
+    return set(components)
+
+
+def check_advantage(recipe: Recipe) -> None:
+    """The advantage estimator takes its settings, and the reward has what it needs.
+
+    Raises:
+        RecipeError: naming the part.
+    """
+    from rewards.advantages import ESTIMATORS
+
+    components, name = check_rewards(recipe), recipe.advantage.name
+    if name not in ESTIMATORS:
+        raise RecipeError(f"advantage.name={name}: choose one of {', '.join(ESTIMATORS)}")
+    try:
+        estimator = ESTIMATORS[name](**recipe.advantage.settings)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"advantage {name}: {error}") from error
+    if hasattr(estimator, "token_advantages") and not {"perception", "reasoning"} <= components:
+        raise RecipeError(f"advantage {name} needs rewards by process: reward=videop2r, not {recipe.reward.name}")
+
+
 def _kind(value: Any) -> type:
     """Whole numbers may stand for fractions, as in YAML; truth values for neither."""
     if isinstance(value, bool | str):
@@ -118,7 +171,6 @@ def _settings(run: Run, model: str, total_steps: int, ray_temp: Path | None) -> 
         "data.dataloader_num_workers": 0 if cluster.device == "cpu" else 8,
         "data.custom_cls.path": "pkg://launch.verl_plugin.rollout",
         "data.custom_cls.name": "ClipDataset",
-        "data.mm_processor_kwargs.fps": recipe.media.fps,
         "data.trust_remote_code": recipe.model.trust_remote_code,
         # actor
         "actor_rollout_ref.model.path": model,
@@ -136,6 +188,7 @@ def _settings(run: Run, model: str, total_steps: int, ray_temp: Path | None) -> 
         actor + "entropy_coeff": rl.entropy_coef,
         "actor_rollout_ref.model.override_config.freeze_vision_tower": rl.freeze_vision_tower,  # see patches.py
         actor + "fsdp_config.seed": recipe.seed,
+        actor + "fsdp_config.offload_policy": cluster.offload,
         actor + "data_loader_seed": recipe.seed,
         ref + "log_prob_micro_batch_size_per_gpu": rl.micro_batch_size_per_gpu,
         # rollout
@@ -154,14 +207,20 @@ def _settings(run: Run, model: str, total_steps: int, ray_temp: Path | None) -> 
         rollout + "engine_kwargs.vllm.limit_mm_per_prompt": {"image": 0, "video": 1},
         rollout + "agent.agent_loop_manager_class": "launch.verl_plugin.rollout.AgentLoopManager",
         rollout + "agent.default_agent_loop": "clip_agent",
-        # reward and advantage
-        "reward.custom_reward_function.path": "pkg://launch.verl_plugin.reward",
-        "reward.custom_reward_function.name": "compute_score",
-        "reward.custom_reward_function.reward_kwargs": recipe.reward.model_dump(),
+        # reward, advantage, filter
+        "reward.reward_manager.source": "importlib",
+        "reward.reward_manager.name": "RewardManager",
+        "reward.reward_manager.module.path": "pkg://launch.verl_plugin.reward",
+        # The judge's caps hold for a process, so that there must be one alone.
+        **({"reward.num_workers": 1} if recipe.judge.name == "endpoint" else {}),
         "algorithm.adv_estimator": "camreasoner",
-        "algorithm.camreasoner": recipe.advantage.model_dump(),
-        "algorithm.filter_groups.enable": rl.filter.enabled,
-        "algorithm.filter_groups.metric": rl.filter.metric,
+        "algorithm.camreasoner.reward": recipe.reward.model_dump(),
+        "algorithm.camreasoner.judge": recipe.judge.model_dump(),
+        "algorithm.camreasoner.judge_consistency": rl.judge_consistency,
+        "algorithm.camreasoner.advantage": recipe.advantage.model_dump(),
+        "trainer.v1.sampler.custom_sampler.path": "pkg://launch.verl_plugin.filter",
+        "trainer.v1.sampler.custom_sampler.name": "Sampler",
+        "trainer.v1.sampler.sampler_kwargs.filter": rl.filter.model_dump() if rl.filter.enabled else None,
         # trainer
         "trainer.use_v1": True,
         "trainer.v1.trainer_mode": "camreasoner",
@@ -178,11 +237,14 @@ def _settings(run: Run, model: str, total_steps: int, ray_temp: Path | None) -> 
         "trainer.rollout_data_dir": str(folder / "rollouts"),
         "trainer.project_name": "camreasoner",
         "trainer.experiment_name": f"{recipe.experiment}/{recipe.name}",
-        "trainer.logger": ["console", "file", "tensorboard"],
-        "ray_kwargs.ray_init.include_dashboard": False,
+        "trainer.logger": ["console", "file", "tensorboard", *recipe.tracking],
     }
-    if ray_temp is not None:
-        settings["ray_kwargs.ray_init._temp_dir"] = str(ray_temp)
+    if cluster.address is not None:  # a running cluster: rl_engine joins it
+        settings["ray_kwargs.ray_init.address"] = cluster.address
+    else:
+        settings["ray_kwargs.ray_init.include_dashboard"] = False
+        if ray_temp is not None:
+            settings["ray_kwargs.ray_init._temp_dir"] = str(ray_temp)
     return settings | (_cpu_settings(run) if cluster.device == "cpu" else {})
 
 
@@ -212,8 +274,13 @@ def _cpu_settings(run: Run) -> dict[str, Any]:
         rollout + "checkpoint_engine.update_weights_bucket_megabytes": 64,
         "reward.num_workers": 1,
         "transfer_queue.backend.SimpleStorage.num_data_storage_units": 1,
+    } | ({} if cluster.address is not None else _own_ray_node(cluster.gpus_per_node))
+
+
+def _own_ray_node(gpus: int) -> dict[str, Any]:
+    return {
         # A GPU is a logical place here: verl's resource check knows no other (single_controller/ray/base.py:230).
-        "ray_kwargs.ray_init.num_gpus": cluster.gpus_per_node,
+        "ray_kwargs.ray_init.num_gpus": gpus,
         "ray_kwargs.ray_init.num_cpus": 16,
         "ray_kwargs.ray_init.object_store_memory": 10**9,
     }

@@ -45,6 +45,8 @@ def after_import(name: str):
     """Decorator: call `function(module)` once module `name` is imported, or now if it already is."""
 
     def register(function: Callable[[ModuleType], None]):
+        if function in _hooks[name]:  # a mend that is hung on twice would wrap itself
+            return function
         _hooks[name].append(function)
         # A module whose import is still under way runs its hooks at its end.
         module = sys.modules.get(name)

@@ -58,7 +58,8 @@ def mrope_positions(module) -> None:
                     else:
                         t, h, w = (int(size) for size in next(grids[kind]))
                         h, w = h // vision.spatial_merge_size, w // vision.spatial_merge_size
-                        step = float(next(seconds)) * vision.tokens_per_second if kind == 2 else 1.0
+                        # To the millisecond, as in `seconds_per_grid_for_vllm`: they come in float32.
+                        step = round(float(next(seconds)), 3) * vision.tokens_per_second if kind == 2 else 1.0
                         time = (torch.arange(t, dtype=torch.float64) * step).long()
                         part = torch.stack(torch.meshgrid(time, torch.arange(h), torch.arange(w), indexing="ij"))
                         part = part.reshape(3, -1) + start
@@ -88,22 +89,39 @@ def seconds_per_grid_for_verl(module) -> None:
 def seconds_per_grid_for_vllm(module) -> None:
     """vLLM 0.24.0, multimodal/parse.py:652: drops the metadata of Qwen2.5-VL videos, so 24 fps is assumed.
 
-    The media budget fixes one frame rate for all clips of a recipe; it arrives as `mm_processor_kwargs={"fps": ...}`
-    and decides the seconds between temporal patches.
+    Here the frame rate that comes with a clip decides the seconds between its temporal patches, to the millisecond: a
+    float32, which it is elsewhere, would put some patches a position off.
     """
-    processor_class = module.Qwen2_5_VLMultiModalProcessor
-    call = processor_class._call_hf_processor
+    info_class, processor_class = module.Qwen2_5_VLProcessingInfo, module.Qwen2_5_VLMultiModalProcessor
+    get_data_parser, call = info_class.get_data_parser, processor_class._call_hf_processor
+
+    def get_data_parser_with_metadata(self):
+        parser = get_data_parser(self)
+        parse = parser._get_video_with_metadata
+
+        def _get_video_with_metadata(video):
+            frames, metadata = parse(video)
+            return frames, metadata or {}  # the dummy clips of memory profiling have none
+
+        parser.video_needs_metadata, parser._get_video_with_metadata = True, _get_video_with_metadata
+        return parser
 
     def _call_hf_processor(self, prompt, mm_data, mm_kwargs, tok_kwargs):
         import torch
 
+        clips = [clip if isinstance(clip, tuple) else (clip, {}) for clip in mm_data.get("videos", ())]
+        if clips:
+            mm_data = {**mm_data, "videos": [frames for frames, _ in clips]}
         out = call(self, prompt, mm_data, mm_kwargs, tok_kwargs)
-        fps = self.info.ctx.get_merged_mm_kwargs(mm_kwargs).get("fps")  # of the request, or of the engine
-        if fps is not None and "video_grid_thw" in out:
-            seconds = self.info.get_hf_config().vision_config.temporal_patch_size / float(fps)
-            out["second_per_grid_ts"] = torch.full((len(out["video_grid_thw"]),), seconds)
+        for place, (frames, metadata) in enumerate(clips):
+            if metadata:
+                fps = len(frames) / metadata["total_num_frames"] * metadata["fps"]
+                out["second_per_grid_ts"] = torch.as_tensor(out["second_per_grid_ts"], dtype=torch.float64)
+                temporal_patch_size = self.info.get_hf_config().vision_config.temporal_patch_size
+                out["second_per_grid_ts"][place] = round(temporal_patch_size / fps, 3)
         return out
 
+    info_class.get_data_parser = get_data_parser_with_metadata
     processor_class._call_hf_processor = _call_hf_processor
 
 

@@ -1,4 +1,4 @@
-"""verl's synchronous V1 trainer, with tasks and reward components handed to the advantage estimator.
+"""verl's synchronous V1 trainer, with tasks, reward components and segments handed to the advantage estimator.
 
 verl 0.9.1 gives an estimator the token-level rewards, the mask and the group ids, and nothing else
 (trainer/ppo/ray_trainer.py:248), keeps no state for it, and logs no reward component while training.
@@ -6,13 +6,10 @@ verl 0.9.1 gives an estimator the token-level rewards, the mask and the group id
 
 import contextvars
 import json
-from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transfer_queue as tq
 from omegaconf import OmegaConf
@@ -21,18 +18,25 @@ from verl.trainer.ppo.core_algos import register_adv_est
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
+from launch.verl_plugin.meters import step_meters
+from launch.verl_plugin.queue import plain, row_order
 from rewards.advantages import ESTIMATORS
 
-STATE_FILE = "advantage_state.json"
+STATE_FILE, FILTER_FILE = "advantage_state.json", "filter_state.pt"
 
 
 @dataclass
 class _Batch:
-    """What the estimator needs of a batch and verl does not pass on; rows as verl holds them."""
+    """What the estimator needs of a batch and verl does not pass on.
+
+    Attributes:
+        records: of each real row, as `Trainer._records` gives them.
+        real_B: bool, False for the rows that verl adds to fill a batch.
+    """
 
     estimator: Any
-    tasks: list[str]
-    real: torch.Tensor  # (B,) bool, False for the rows that verl adds to fill a batch
+    records: list[dict[str, Any]]
+    real_B: torch.Tensor
 
 
 _current: contextvars.ContextVar[_Batch] = contextvars.ContextVar("batch")
@@ -40,23 +44,38 @@ _current: contextvars.ContextVar[_Batch] = contextvars.ContextVar("batch")
 
 @register_adv_est("camreasoner")
 def _advantages(token_level_rewards, response_mask, index, config=None, **_):
-    """Advantages (B, T): one number per response, on all its tokens; 0 on rows that only fill the batch."""
+    """Advantages (B, T); 0 on rows that only fill the batch."""
     batch = _current.get()
-    rows = batch.real.nonzero().squeeze(1)
-    scores = token_level_rewards.sum(-1)
-    groups = [str(index[row]) for row in rows.tolist()]
-    tasks = [batch.tasks[row] for row in rows.tolist()]
-    advantages = torch.zeros_like(scores)
-    advantages[rows] = batch.estimator.advantages(scores[rows], groups, tasks)
-    advantages = advantages.unsqueeze(-1) * response_mask
+    real = batch.real_B.nonzero().squeeze(1)
+    rewards_BT = token_level_rewards[real]
+    advantages = torch.zeros_like(token_level_rewards)
+    advantages[real] = estimate(batch.estimator, batch.records, rewards_BT)
+    advantages = advantages * response_mask
     return advantages, advantages
+
+
+def estimate(estimator: Any, records: list[dict[str, Any]], rewards_BT: torch.Tensor) -> torch.Tensor:
+    """Advantages (B, T) of rollouts with these records and token-level rewards (B, T), the padding included."""
+
+    def column_B(name: str) -> torch.Tensor:
+        return torch.tensor([record[name] for record in records], dtype=rewards_BT.dtype)
+
+    groups = [record["group"] for record in records]
+    judged_B = column_B("unjudged") == 0 if "unjudged" in records[0] else None
+    if hasattr(estimator, "token_advantages"):
+        # Perception is all up to the end of the observation, counted in the response's own tokens by the reward worker.
+        perception_BT = torch.arange(rewards_BT.shape[1]) < column_B("perception_tokens").unsqueeze(1)
+        rewards = column_B("perception"), column_B("reasoning")
+        return estimator.token_advantages(*rewards, groups, perception_BT, ~perception_BT, judged_B)
+    tasks = [record["task"] for record in records]
+    return estimator.advantages(rewards_BT.sum(1), groups, tasks, judged_B).unsqueeze(1).expand_as(rewards_BT)
 
 
 @register_trainer("camreasoner")
 class Trainer(PPOTrainerSync):
-    """Synchronous trainer with a stateful advantage estimator and repeatable batches.
+    """Synchronous trainer with a stateful advantage estimator, repeatable batches and online filtering.
 
-    `algorithm.camreasoner` holds `{"name": ..., **settings}` of the estimator.
+    `algorithm.camreasoner.advantage` holds `{"name": ..., **settings}` of the estimator.
     """
 
     # The base class asks for the name "sync" (trainer_base.py: replay buffer, checkpoints), and takes any other name
@@ -64,11 +83,14 @@ class Trainer(PPOTrainerSync):
     trainer_mode = property(lambda self: "sync", lambda self, _: None)
 
     def __init__(self, config) -> None:
-        settings = OmegaConf.to_container(config.algorithm.camreasoner, resolve=True)
+        settings = OmegaConf.to_container(config.algorithm.camreasoner.advantage, resolve=True)
         self.estimator = ESTIMATORS[settings.pop("name")](**settings)
+        if hasattr(self.estimator, "token_advantages") and config.algorithm.use_kl_in_reward:
+            raise ValueError(
+                "a KL term in the reward does not reach rewards by process; use rl.kl_coef, a term of the loss"
+            )
         self._fetched = 0
         super().__init__(config)
-        self.replay_buffer.poll_interval = 0.1  # seconds; verl's 2 are most of a short step
 
     # ---------------------------------------------------------------- batches that can be repeated
 
@@ -86,61 +108,55 @@ class Trainer(PPOTrainerSync):
 
     def _balance_batch(self, batch, metrics, **kwargs):
         """Rollouts arrive in any order; mini-batches must not depend on it."""
-        batch.reorder(sorted(range(len(batch)), key=lambda row: _row_order(batch.keys[row])))
+        batch.reorder(sorted(range(len(batch)), key=lambda row: row_order(batch.keys[row])))
         return super()._balance_batch(batch, metrics, **kwargs)
 
     # ---------------------------------------------------------------- advantage
 
     def _compute_advantage(self, batch, metrics):
-        records = self._records(batch)
-        current = _Batch(
-            estimator=self.estimator,
-            tasks=[record["task"] for record in records],
-            real=torch.tensor([not tag.get("is_padding", False) for tag in batch.tags]),
-        )
-        token = _current.set(current)
+        real_B = torch.tensor([not tag.get("is_padding", False) for tag in batch.tags])
+        fields = ["extra_info", "extra_fields", "responses"]
+        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
+        records = [record for record, real in zip(_records(batch.keys, data), real_B.tolist()) if real]
+        truncated = [self._truncated(data["responses"][row]) for row in real_B.nonzero().squeeze(1).tolist()]
+        token = _current.set(_Batch(self.estimator, records, real_B))
         try:
             batch = super()._compute_advantage(batch, metrics)
         finally:
             _current.reset(token)
-        real = [record for record, keep in zip(records, current.real.tolist()) if keep]
-        metrics.update(reward_metrics(real))
+        metrics.update(step_meters(records, truncated))
         metrics.update(self.estimator.metrics())
         return batch
 
-    def _records(self, batch) -> list[dict[str, Any]]:
-        """Task, sample id and reward components of each row."""
-        data = tq.kv_batch_get(
-            keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_info", "extra_fields"]
-        )
-        rows = []
-        for info, extra in zip(_plain(data["extra_info"]), _plain(data["extra_fields"])):
-            components = {key: float(value) for key, value in extra["reward_extra_info"].items()}
-            rows.append({"id": info["id"], "task": info["task"], **components})
-        return rows
+    def _truncated(self, response) -> bool:
+        limit = self.config.data.max_response_length
+        return len(response) >= limit and int(response[-1]) != self.tokenizer.eos_token_id
 
     # ---------------------------------------------------------------- records
 
     def _log_rollout_data(self, batch, timing_raw, rollout_data_dir) -> None:
         """One JSON line per rollout: everything that rewards and advantages can be recomputed from."""
-        fields = ["prompts", "responses", "advantages"]
+        fields = ["extra_info", "extra_fields", "prompts", "responses", "advantages"]
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
-        limit = self.config.data.max_response_length
+        samples = [_sample(info) for info in plain(data["extra_info"])]
         lines = []
-        for row, record in enumerate(self._records(batch)):
+        for row, record in enumerate(_records(batch.keys, data)):
             if batch.tags[row].get("is_padding", False):
                 continue
             response, advantages = data["responses"][row], data["advantages"][row]
+            if record.get("perception_tokens"):
+                record["advantage_perception"] = round(float(advantages[0]), 6)
             lines.append(
                 {
                     "step": self.global_steps,
                     "rollout": batch.keys[row],
-                    **record,
-                    "advantage": round(float(advantages[0]), 6),
+                    **{name: value for name, value in record.items() if not name.startswith("judge/")},
+                    "advantage": round(float(advantages[-1]), 6),
                     "prompt": self.tokenizer.decode(data["prompts"][row], skip_special_tokens=True),
                     "response": self.tokenizer.decode(response, skip_special_tokens=True),
                     "response_tokens": len(response),
-                    "truncated": len(response) >= limit and int(response[-1]) != self.tokenizer.eos_token_id,
+                    "truncated": self._truncated(response),
+                    "sample": samples[row],
                 }
             )
         path = Path(rollout_data_dir) / f"{self.global_steps}.jsonl"
@@ -159,33 +175,31 @@ class Trainer(PPOTrainerSync):
         folder = self._step_folder()
         folder.mkdir(parents=True, exist_ok=True)
         (folder / STATE_FILE).write_text(json.dumps(self.estimator.state_dict()))
+        if self.replay_buffer.filter is not None:
+            torch.save(self.replay_buffer.state_dict(), folder / FILTER_FILE)
         super()._save_checkpoint()
 
     def _load_checkpoint(self) -> None:
         super()._load_checkpoint()
-        if self.global_steps > 0:
-            self.estimator.load_state_dict(json.loads((self._step_folder() / STATE_FILE).read_text()))
+        if self.global_steps == 0:
+            return
+        self.estimator.load_state_dict(json.loads((self._step_folder() / STATE_FILE).read_text()))
+        state = self._step_folder() / FILTER_FILE
+        if self.replay_buffer.filter is not None and state.exists():  # not where filtering was switched on since
+            self.replay_buffer.load_state_dict(torch.load(state, weights_only=True))
 
 
-def reward_metrics(records: Iterable[dict[str, Any]]) -> dict[str, float]:
-    """Means of the reward components, over all rollouts and by task."""
-    values: dict[str, list[float]] = defaultdict(list)
-    for record in records:
-        for name, value in record.items():
-            if name in ("id", "task"):
-                continue
-            name = "overall" if name == "score" else name
-            values[f"reward/{name}"].append(value)
-            values[f"reward/{name}/{record['task']}"].append(value)
-    return {name: float(np.mean(numbers)) for name, numbers in sorted(values.items())}
+def _records(keys: list[str], data: Any) -> list[dict[str, Any]]:
+    """Sample id, task, group and reward components of each row, and what else the reward worker found."""
+    rows = zip(keys, plain(data["extra_info"]), plain(data["extra_fields"]))
+    return [
+        {"id": info["id"], "task": info["task"], "group": row_order(key)[0], **extra["reward_extra_info"]}
+        for key, info, extra in rows
+    ]
 
 
-def _row_order(key: str) -> tuple[str, int, int]:
-    """A row's key is prompt_rollout_output (agent_loop_tq.py)."""
-    prompt, rollout, output = key.rsplit("_", 2)
-    return prompt, int(rollout), int(output)
-
-
-def _plain(column: Any) -> list[Any]:
-    """verl's non-tensor columns hold bare values or wrappers, by transport."""
-    return [getattr(value, "data", value) for value in list(column)]
+def _sample(info: dict[str, Any]) -> dict[str, Any]:
+    """The sample's fields without its chain, which no reward reads."""
+    sample = json.loads(info["sample"])
+    sample.pop("chain", None)
+    return sample

@@ -5,51 +5,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
+from chain import command, left_behind, lines, marked, run
 
 pytestmark = pytest.mark.e2e
-
-STAGES = ("data", "model", "sft", "rl", "merge", "evaluate", "report")
-SMALL = [
-    "data.rendered.sft={clips: 60, binary: 96, choice: 32, confusable: 0.25}",
-    "data.rendered.rl={clips: 30, binary: 24, choice: 16, confusable: 0.7}",
-    "data.rendered.test={clips: 30, binary: 60, choice: 15, confusable: 0.5}",
-    "model.warm_up.steps=20",
-    "sft.num_train_epochs=2",
-    "rl.steps=4",
-    "rl.rollout_batch_size=8",
-    "rl.global_batch_size=4",
-    "rl.group_size=4",
-    "rl.micro_batch_size_per_gpu=8",
-    "rl.save_every=2",
-]
-
-
-def command(stage: str, runs: Path, name: str = "main") -> list[str]:
-    return [sys.executable, "-m", f"launch.{stage}", "experiment=demo", f"runs={runs}", f"name={name}", *SMALL]
-
-
-def run(stage: str, runs: Path, name: str = "main") -> str:
-    done = subprocess.run(command(stage, runs, name), capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, f"{stage}: {done.stdout[-2000:]}\n{done.stderr[-3000:]}"
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory) -> Path:
-    runs = tmp_path_factory.mktemp("runs")
-    for stage in STAGES:
-        run(stage, runs)
-    return runs / "demo" / "main"
-
-
-def lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_every_stage_leaves_its_files(demo):
@@ -118,9 +80,12 @@ def test_a_killed_run_goes_on_to_the_same_numbers(demo):
     for stage in ("rl", "merge", "evaluate"):
         (killed / "stages" / f"{stage}.json").unlink()
 
-    before = {process.pid for process in psutil.process_iter()}
     process = subprocess.Popen(
-        command("rl", runs, "killed"), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command("rl", runs, "killed"),
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=marked(killed),
     )
     metrics, deadline = killed / "rl" / "metrics.jsonl", time.monotonic() + 600
     while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 3):  # after the checkpoint of step 2
@@ -129,7 +94,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(demo):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (killed / "stages" / "rl.json").exists()
-    assert _left(before, seconds=30) == []  # no Ray, no vLLM
+    assert left_behind(killed, seconds=30) == []  # no Ray, no vLLM
 
     assert "going on after step 2" in run("rl", runs, "killed")
     assert not list(Path("/dev/shm").glob("verl_weights_*"))
@@ -142,20 +107,6 @@ def test_a_killed_run_goes_on_to_the_same_numbers(demo):
         ]
     state = Path("rl", "checkpoints", "global_step_4", "advantage_state.json")
     assert (killed / state).read_text() == (demo / state).read_text()
-
-
-def _left(before: set[int], seconds: float) -> list[str]:
-    """Command lines of the engine processes that are new since `before` and still there after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while True:
-        left = []
-        for process in psutil.process_iter(["pid", "cmdline"]):
-            line = " ".join(process.info["cmdline"] or [])
-            if process.info["pid"] not in before and any(word in line for word in ("ray", "VLLM", "rl_engine")):
-                left.append(line)
-        if not left or time.monotonic() > deadline:
-            return left
-        time.sleep(0.5)
 
 
 def test_a_broken_clip_is_named(demo, tmp_path):

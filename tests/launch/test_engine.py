@@ -1,6 +1,7 @@
 """Engines in processes of their own, played by tiny real modules: watched, explained, ended, cleaned up after."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -65,6 +66,15 @@ def test_a_failure_shows_its_reason_and_names_the_log(launch, tmp_path):
         launch("import sys; print('loading'); sys.stdout.flush(); raise ValueError('no such frame')")
     assert "exit code 1" in str(error.value) and "ValueError: no such frame" in str(error.value)
     assert str(tmp_path / "logs" / "engine.log") in str(error.value)
+
+
+def test_a_full_disk_is_named_as_the_cause(launch, monkeypatch):
+    with pytest.raises(LaunchError, match="a disk is full"):
+        launch("open('/dev/full', 'wb', 0).write(b'x')")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+    with pytest.raises(LaunchError, match=r"a disk is full \(0\.0 MiB left"):
+        launch("raise SystemError('could not write the header')")
+    launch("pass")  # one that succeeds has had enough
 
 
 def test_a_silent_engine_is_ended(launch):

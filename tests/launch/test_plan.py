@@ -74,3 +74,42 @@ def test_steps_are_counted_where_the_data_is_rendered():
 def test_mistakes_are_refused_by_name(override, named):
     with pytest.raises((RecipeError, LaunchError), match=named):
         planned("experiment=demo", override)
+
+
+def test_plans_are_compared_key_by_key(tmp_path):
+    first, _ = plan.compose_recipe(["experiment=demo"])
+    plan.save(plan.check(first), tmp_path)
+    assert {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.yaml")} == set(plan._FILES.values())
+    assert plan.differences(plan.check(first), tmp_path) == []
+    second, _ = plan.compose_recipe(["experiment=demo", "rl.group_size=16", "sft.learning_rate=1e-3"])
+    found = {key: (there, here) for key, there, here in plan.differences(plan.check(second), tmp_path)}
+    assert found["recipe: rl.group_size"] == found["rl: actor_rollout_ref.rollout.n"] == ("8", "16")
+    assert found["sft: learning_rate"] == ("0.002", "0.001")
+    (tmp_path / "rl" / "verl.yaml").unlink()  # a run that has not come to its RL
+    assert not any(key.startswith("rl: ") for key, *_ in plan.differences(plan.check(second), tmp_path))
+    with pytest.raises(RecipeError, match="holds no recipe.yaml"):
+        plan.differences({}, tmp_path / "rl")
+
+
+def test_trackers_reach_both_engines():
+    rendered = plan.check(plan.compose_recipe(["experiment=demo", "tracking=[wandb,mlflow]"])[0])
+    assert rendered["sft"]["report_to"] == ["wandb", "mlflow"]
+    assert rendered["rl"]["trainer"]["logger"] == ["console", "file", "tensorboard", "wandb", "mlflow"]
+    off = plan.check(plan.compose_recipe(["experiment=demo"])[0])
+    assert off["sft"]["report_to"] == "none" and off["rl"]["trainer"]["logger"][-1] == "tensorboard"
+    with pytest.raises(RecipeError, match="tracking"):
+        plan.compose_recipe(["experiment=demo", "tracking=[comet]"])
+
+
+def test_needs_are_shown_with_their_bars():
+    text = planned("experiment=camreasoner", "cluster=ray_cluster", "rl.rollout.gpu_memory_utilization=0.75")
+    assert "GPU in RL updates" in text and "GPU-hours" in text and "of 1,000: engines" in text
+    assert "2 node(s) x 8, cuda, Ray at auto" in text
+    joined = plan.check(plan.compose_recipe(["experiment=camreasoner", "cluster=ray_cluster"])[0])["rl"]
+    assert joined["ray_kwargs"]["ray_init"]["address"] == "auto" and joined["trainer"]["nnodes"] == 2
+
+
+def test_one_gpu_offloads_in_both_engines():
+    rendered = plan.check(plan.compose_recipe(["experiment=videochat_r1", "cluster=one_gpu"])[0])
+    assert rendered["rl"]["actor_rollout_ref"]["actor"]["fsdp_config"]["offload_policy"] is True
+    assert rendered["sft"]["deepspeed"].endswith("zero3_offload.json")

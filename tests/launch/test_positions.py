@@ -8,17 +8,20 @@ import pytest
 import torch
 
 from data_tools import tiny_model
-from data_tools.exports import VideoBudget
+from data_tools.exports import video_item
+from data_tools.media import Clip
 from data_tools.prompt import messages
 from data_tools.questions import demo_texts
 from data_tools.render import draw_scene, draw_track, render, write_clip
 from data_tools.sample import Sample
-from launch.predict import frames_of, with_clip
+from launch.answers import frames_of, with_clip
+from launch.llamafactory import EVERY_FRAME
 from launch.verl_plugin import cpu, patches
 
-# Frame rate, frames, and the tiny model's tokens per second: whole and fractional steps between temporal patches,
-# and a clip whose time axis is its longest.
-CASES = {"whole": (2.0, 4, 1), "fractional": (8.0, 8, 2), "long": (2.0, 16, 2)}
+# Milliseconds between frames, frames, and the tiny model's tokens per second: whole and fractional steps between
+# temporal patches, a clip whose time axis is its longest, and one with a rate of its own, where float32 is not enough
+# (5 patches x 2 x 0.7 s x 1 token/s = 7).
+CASES = {"whole": (500, 4, 1), "fractional": (125, 8, 2), "long": (500, 16, 2), "thinned": (700, 12, 1)}
 SIZE = 84
 
 
@@ -43,7 +46,8 @@ def model_folder(base: Path, tokens_per_second: int) -> Path:
     return folder
 
 
-def clip(folder: Path, fps: float, frames: int) -> Sample:
+def clip(folder: Path, step_ms: int, frames: int) -> Sample:
+    fps = 1000 / step_ms
     rng = np.random.default_rng(7)
     track = draw_track("truck_left", rng, frames=frames, size=SIZE, fps=fps)
     write_clip(folder / "clip.mp4", render(draw_scene(rng), track), fps)
@@ -62,9 +66,10 @@ def clip(folder: Path, fps: float, frames: int) -> Sample:
 @pytest.fixture(scope="module", params=list(CASES))
 def seen(request, tmp_path_factory):
     """What each side makes of one clip and one sampled response."""
-    fps, frames, tokens_per_second = CASES[request.param]
+    step_ms, frames, tokens_per_second = CASES[request.param]
     base = tmp_path_factory.mktemp(request.param)
-    sample, media = clip(base, fps, frames), budget(fps, frames)
+    sample = clip(base, step_ms, frames)
+    media = video_item(base, Clip(sample.video, frames, step_ms, SIZE, SIZE, 1.0, ""))
     folder = model_folder(base, tokens_per_second)
     patches.apply()
     cpu.name_vllm()
@@ -73,13 +78,9 @@ def seen(request, tmp_path_factory):
         "rollout": rollout,
         "trainer": trainer_side(folder, base, sample, media, rollout["response"]),
         "sft": sft_side(folder, base, sample, media),
-        "step": 2 / fps * tokens_per_second,
+        "step": 2 * step_ms * tokens_per_second / 1000,
         "frames": frames,
     }
-
-
-def budget(fps: float, frames: int) -> dict:
-    return vars(VideoBudget(fps=fps, max_frames=frames, min_frames=4, max_pixels=SIZE**2, min_pixels=784))
 
 
 def rollout_side(folder: Path, base: Path, sample: Sample, media: dict) -> dict:
@@ -112,10 +113,9 @@ def rollout_side(folder: Path, base: Path, sample: Sample, media: dict) -> dict:
             max_num_seqs=4,
             limit_mm_per_prompt={"image": 0, "video": 1},
             skip_mm_profiling=True,
-            mm_processor_kwargs={"fps": media["fps"]},
             logprobs_mode="processed_logprobs",
         )
-        turns = with_clip(messages(sample), str(base / sample.video), media)
+        turns = with_clip(messages(sample), sample.video, media)
         processor = AutoProcessor.from_pretrained(folder)
         prompt = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         result = engine.generate(
@@ -140,7 +140,7 @@ def trainer_side(folder: Path, base: Path, sample: Sample, media: dict, response
 
     processor = AutoProcessor.from_pretrained(folder)
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa").eval()
-    turns = with_clip(messages(sample), str(base / sample.video), media)
+    turns = with_clip(messages(sample), sample.video, media)
     prompt = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
     features = build_multimodal_processor_inputs(processor, text=[prompt], videos=frames_of(turns))
     ids = torch.cat([features["input_ids"], torch.tensor([response])], dim=1)
@@ -182,10 +182,10 @@ def sft_side(folder: Path, base: Path, sample: Sample, media: dict) -> dict:
     processor = AutoProcessor.from_pretrained(folder)
     tokenizer = processor.tokenizer
     for name, value in (
-        ("video_max_pixels", media["max_pixels"]),
-        ("video_min_pixels", media["min_pixels"]),
-        ("video_fps", media["fps"]),
-        ("video_maxlen", media["max_frames"]),
+        ("video_max_pixels", SIZE**2),
+        ("video_min_pixels", 784),
+        ("video_fps", EVERY_FRAME),
+        ("video_maxlen", media["nframes"]),
     ):
         setattr(processor, name, value)
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)

@@ -3,6 +3,7 @@ import json
 import pytest
 import yaml
 
+from data_tools.media import write_manifest
 from launch.errors import LaunchError
 from launch.run import STAGES, Run, open_run, stage
 
@@ -76,8 +77,8 @@ def test_a_missing_stage_is_named_with_its_command(tiny_recipe):
     run = open_run(tiny_recipe("name=n"))
     with pytest.raises(LaunchError, match=r"launch\.sft experiment=demo name=n"):
         run.require("sft")
-    do(run, "data")
-    run.require("data")
+    do(run, "sft")
+    run.require("sft")
 
 
 def test_the_checkpoint_of_an_epoch(tiny_recipe):
@@ -91,7 +92,13 @@ def test_the_checkpoint_of_an_epoch(tiny_recipe):
         run.sft_checkpoint(1)
 
 
-def test_clips_are_found_from_every_folder(tiny_recipe):
-    assert open_run(tiny_recipe()).media_root.parts[-2:] == ("main", "data")
-    root = open_run(tiny_recipe("data.media_root='~/clips'")).media_root
-    assert root.is_absolute() and "~" not in root.parts
+def test_clips_of_another_budget_are_refused(tiny_recipe):
+    run = open_run(tiny_recipe())
+    do(run, "data")
+    with pytest.raises(LaunchError, match="media.json is missing"):
+        run.require("data")
+    run.media_root.mkdir()
+    write_manifest(run.media_root, run.recipe.budget, 1)
+    run.require("data")
+    with pytest.raises(LaunchError, match=r"made with: fps 2\.0, max_frames 4.*\n.*asked for: fps 4\.0, max_frames 4"):
+        open_run(tiny_recipe("media.fps=4")).require("data")

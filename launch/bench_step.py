@@ -1,0 +1,88 @@
+"""What our layer adds to a verl step: the demo's RL under plain verl and under our trainer, same settings.
+
+python -m launch.bench_step RUN_FOLDER [STEPS]
+
+RUN_FOLDER is a demo run whose SFT is done (or that starts RL from its base model); nothing in it is changed. "plain" is
+verl's own synchronous trainer with its GRPO estimator and no records, "ours" the trainer of launch/verl_plugin with the
+same estimator, its meters and its rollout records. Both take the same rollout workers, reward and sampler (verl's own
+polls every 2 s, which would drown the difference); the first step, which warms up, does not count.
+"""
+
+import json
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from rich.table import Table
+
+from launch.engine import run_engine, scratch_path
+from launch.recipe import Recipe
+from launch.run import Run, console
+from launch.verl import render
+
+PLAIN = {
+    "trainer.v1.trainer_mode": "sync",
+    "algorithm.adv_estimator": "grpo",
+    "trainer.rollout_data_dir": None,
+}
+
+
+def config(run: Run, model: str, steps: int, folder: Path, changes: dict[str, Any], log: Path) -> DictConfig:
+    """verl's configuration of `steps` steps without checkpoints, written under `folder`."""
+    made = render(run, model, steps, scratch_path(log) / "ray")
+    own = {
+        "trainer.save_freq": -1,
+        "trainer.resume_mode": "disable",
+        "trainer.default_local_dir": str(folder / "checkpoints"),
+        "trainer.rollout_data_dir": str(folder / "rollouts"),
+    }
+    for key, value in (own | changes).items():
+        OmegaConf.update(made, key, value, merge=False, force_add=True)
+    return made
+
+
+def step_seconds(run: Run, model: str, steps: int, name: str, changes: dict[str, Any], folder: Path) -> list[dict]:
+    """Metrics of each step under one of the trainers."""
+    folder = folder / name
+    folder.mkdir()
+    log, metrics = folder / "log", folder / "metrics.jsonl"
+    (folder / "verl.yaml").write_text(OmegaConf.to_yaml(config(run, model, steps, folder, changes, log)))
+    run_engine(
+        run.recipe,
+        ["launch.rl_engine", str(folder / "verl.yaml")],
+        log,
+        name,
+        steps,
+        lambda: len(metrics.read_text().splitlines()) if metrics.exists() else 0,
+        env={"VERL_FILE_LOGGER_PATH": str(metrics), "TENSORBOARD_DIR": str(folder / "tensorboard")},
+    )
+    return [json.loads(line)["data"] for line in metrics.read_text().splitlines()]
+
+
+def compare(folder: Path, steps: int = 6) -> None:
+    """Run both and show seconds per step, and what ours spends on what plain verl has not."""
+    recipe = Recipe.model_validate(
+        yaml.safe_load((folder / "recipe.yaml").read_text()) | {"advantage": {"name": "grpo"}}
+    )
+    run = Run(recipe, folder)
+    model = run.sft_checkpoint(recipe.rl.start_epoch)
+    table = Table("trainer", "step, median s", "spread", "advantage s", "generation s", "update s")
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, changes in (("plain", PLAIN), ("ours", {})):
+            told = step_seconds(run, model, steps, name, changes, Path(scratch))[1:]
+            seconds = [step["timing_s/step"] for step in told]
+            parts = [
+                statistics.median(step.get(f"timing_s/{part}", 0.0) for step in told)
+                for part in ("adv", "gen", "update_actor")
+            ]
+            spread = f"{min(seconds):.2f}–{max(seconds):.2f}"
+            table.add_row(name, f"{statistics.median(seconds):.2f}", spread, *(f"{part:.3f}" for part in parts))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    compare(Path(sys.argv[1]), *map(int, sys.argv[2:3]))

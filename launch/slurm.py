@@ -1,0 +1,61 @@
+"""A Slurm script that starts a Ray cluster on the nodes of an allocation and submits stages to it:
+
+python -m launch.slurm experiment=camreasoner cluster=ray_cluster cluster.nodes=4 runs=/shared/runs ... > train.sbatch
+sbatch --partition=... --time=... train.sbatch
+
+The script ends with its last stage, and the cluster with it. Sent again, it goes on from the last checkpoint.
+"""
+
+import shlex
+import sys
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from launch.errors import LaunchError
+from launch.recipe import ROOT, Recipe, hydra_command, read_recipe
+from launch.submit import entrypoint
+
+STAGES = ("data", "model", "sft", "rl", "merge", "evaluate", "report")
+
+
+def render(recipe: Recipe, overrides: list[str], python: str = "") -> str:
+    """The script.
+
+    Raises:
+        LaunchError: a recipe that takes no GPUs, or a path that would mean another folder on each node.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    if recipe.cluster.device != "cuda":
+        raise LaunchError("cluster.device=cpu: a Slurm script is for GPU nodes, e.g. cluster=ray_cluster")
+    python = python or str(ROOT / ".venv" / "bin" / "python")
+    stages = [stage for stage in STAGES if stage != "sft" or recipe.rl.start_epoch]
+    given = [override for override in overrides if not override.startswith("cluster.address=")]
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, keep_trailing_newline=True,
+        trim_blocks=True, lstrip_blocks=True, autoescape=False,  # a shell script; what goes in is quoted below
+    )  # fmt: skip
+    return environment.get_template("slurm.sh.j2").render(
+        name=f"{recipe.experiment}-{recipe.name}",
+        nodes=recipe.cluster.nodes,
+        gpus=recipe.cluster.gpus_per_node,
+        root=shlex.quote(str(ROOT)),
+        ray=shlex.quote(str(Path(python).with_name("ray"))),
+        python=shlex.quote(python),
+        commands=[entrypoint(stage, [*given, *_address(stage)], recipe, python) for stage in stages],
+    )
+
+
+def _address(stage: str) -> list[str]:
+    return ["cluster.address=auto"] if stage == "rl" else []
+
+
+@hydra_command
+def main(config: DictConfig) -> None:
+    sys.stdout.write(render(read_recipe(config), list(HydraConfig.get().overrides.task)))
+
+
+if __name__ == "__main__":
+    main()

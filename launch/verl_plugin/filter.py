@@ -1,0 +1,184 @@
+"""Online filtering: groups that teach nothing are dropped, and others drawn in their place.
+
+verl's own filter depends on the order in which rollouts arrive, knows no thresholds and refills without end (verl
+0.9.1, v1/replay_buffer.py:312). Here a round of prompts is judged when all of it is there, in the order of the prompts.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import transfer_queue as tq
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+from verl.utils.tensordict_utils import list_of_dict_to_tensordict
+
+from launch.verl_plugin.queue import fields_of, plain, row_order
+
+POLL_SECONDS = 0.1  # verl's 2 are most of a short step
+EMPTY_LIMIT = 3  # times `max_rounds` without a single group to train on
+
+
+class FilterError(RuntimeError):
+    """No prompt gives a group to train on; the message says what to do."""
+
+
+class RolloutError(RuntimeError):
+    """Rollouts that failed; verl itself would go on without them."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rollouts of one prompt.
+
+    Attributes:
+        rows: key and tag of each rollout, as verl's queue names them.
+        values: of the metric, per rollout.
+    """
+
+    rows: dict[str, dict[str, Any]]
+    values: list[float]
+
+    @property
+    def tokens(self) -> int:
+        """Of all responses."""
+        return sum(tag["response_len"] for tag in self.rows.values())
+
+
+@dataclass(frozen=True)
+class GroupFilter:
+    """Which groups of a round are kept.
+
+    mode "mean" (the published code): those whose mean of the metric lies strictly between `low` and `high`.
+    mode "percentile" (CamReasoner, section 4.1, "prunes samples in the top and bottom 1% of the reward distribution"):
+    those whose mean lies strictly between the quantiles `low` and `high` of the metric over all rollouts of the round.
+    Where the metric is 0 or 1, both drop the groups that are all wrong or all right.
+    """
+
+    mode: str
+    low: float
+    high: float
+
+    def bounds(self, groups: Sequence[Group]) -> tuple[float, float]:
+        if self.mode == "mean":
+            return self.low, self.high
+        low, high = np.quantile([value for group in groups for value in group.values], (self.low, self.high))
+        return float(low), float(high)
+
+    def sides(self, groups: Sequence[Group]) -> list[int]:
+        """Of each group: -1 at or below the lower bound, 1 at or above the upper one, 0 between them, kept."""
+        low, high = (round(bound, 9) for bound in self.bounds(groups))  # a mean of equal values is not quite that value
+        means = [round(float(np.mean(group.values)), 9) for group in groups]
+        return [1 if mean >= high else -1 if mean <= low else 0 for mean in means]
+
+
+class Sampler(ReplayBuffer):
+    """verl's synchronous sampler: fails where a rollout failed, and filters groups where the recipe says so.
+
+    With a filter a step draws rounds of as many prompts as it trains on, until it has enough groups, or `max_rounds`
+    were drawn and at least one group is there. What is left over opens the next step.
+
+    Args:
+        sampler_kwargs: {"filter": None} or {"filter": {"mode", "metric", "low", "high", "max_rounds"}}.
+    """
+
+    def __init__(self, *args: Any, sampler_kwargs: dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(*args, sampler_kwargs=sampler_kwargs, poll_interval=POLL_SECONDS, **kwargs)
+        settings = sampler_kwargs["filter"]
+        self.filter = None
+        if settings is not None:
+            self.filter = GroupFilter(settings["mode"], settings["low"], settings["high"])
+            self.metric, self.max_rounds = settings["metric"], settings["max_rounds"]
+        self.carried: list[Group] = []
+        self.drawn = 0  # prompts since the training began
+
+    def _sync_metadata_from_transfer_queue(self) -> None:
+        super()._sync_metadata_from_transfer_queue()
+        if failed := sorted(self.failure_keys["train"]):
+            raise RolloutError(f"rollouts of {len(failed)} prompts failed, the first being {failed[0]}: see above")
+
+    def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict[str, float]]:
+        """The groups of a step, and what is metered of the filter.
+
+        Raises:
+            FilterError: no group is kept in EMPTY_LIMIT * max_rounds rounds, or the metric does not exist.
+            RolloutError: a rollout failed.
+        """
+        if self.filter is None or partition_id != "train":
+            return super().sample(global_steps, partition_id, batch_size)
+        kept, dropped, below, rounds = self.carried, [], 0, 0
+        while True:
+            groups = self._round(partition_id)
+            rounds += 1
+            self.drawn += len(groups)
+            for group, side in zip(groups, self.filter.sides(groups)):
+                (dropped if side else kept).append(group)
+                below += side < 0
+            if len(kept) >= batch_size or (rounds >= self.max_rounds and kept):
+                break
+            if rounds >= EMPTY_LIMIT * self.max_rounds:
+                low, high = self.filter.bounds(groups)
+                raise FilterError(
+                    f"step {global_steps}: none of {len(dropped)} prompts has a mean {self.metric} between {low:g} and "
+                    f"{high:g}: rl.filter asks for more than this policy gives; widen it, or start from another epoch"
+                )
+            self.refill_fn(batch_size)
+        tq.kv_clear(partition_id=partition_id, keys=[key for group in dropped for key in group.rows])
+        batch, self.carried = kept[:batch_size], kept[batch_size:]
+        seen = rounds * batch_size
+        metrics = {
+            "filter/keep_rate": 1 - len(dropped) / seen,
+            "filter/rounds": rounds,
+            "filter/resampled_prompts": seen - batch_size,
+            "filter/dropped_below": below,
+            "filter/dropped_above": len(dropped) - below,
+            "filter/discarded_tokens": sum(group.tokens for group in dropped),
+            "filter/carried_over": len(self.carried),
+            "filter/missing": batch_size - len(batch),
+            "filter/prompts_drawn": self.drawn,
+        }
+        rows = {key: tag for group in batch for key, tag in group.rows.items()}
+        return KVBatchMeta(partition_id=partition_id, keys=list(rows), tags=list(rows.values())), metrics
+
+    def _round(self, partition_id: str) -> list[Group]:
+        """The groups of all prompts that are out, once they are finished, in the order of the prompts."""
+        while True:
+            self._sync_metadata_from_transfer_queue()
+            if not self.pending_keys[partition_id] | self.running_keys[partition_id]:
+                break
+            time.sleep(self.poll_interval)
+        prompts = sorted(self.finished_keys[partition_id])
+        rows: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+        for key, tag in sorted(self.partitions[partition_id].items(), key=lambda row: row_order(row[0])):
+            rows[row_order(key)[0]][key] = tag
+        keys = [key for prompt in prompts for key in rows[prompt]]
+        data = tq.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=["extra_fields"])
+        components = dict(zip(keys, (extra["reward_extra_info"] for extra in plain(data["extra_fields"]))))
+        if self.metric not in components[keys[0]]:
+            known = ", ".join(sorted(components[keys[0]]))
+            raise FilterError(f"rl.filter.metric={self.metric}: the reward has {known}")
+        tq.kv_clear(partition_id=partition_id, keys=prompts)  # judged once
+        return [Group(rows[p], [float(components[key][self.metric]) for key in rows[p]]) for p in prompts]
+
+    # ---------------------------------------------------------------- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Number of prompts drawn, and all that verl holds of the groups carried over; loads with weights_only."""
+        rows = [(key, tag) for group in self.carried for key, tag in group.rows.items()]
+        return {
+            "drawn": self.drawn,
+            "groups": [{"keys": list(group.rows), "values": group.values} for group in self.carried],
+            "rows": [{"key": key, "tag": tag, "fields": fields_of(key)} for key, tag in rows],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put the groups carried over back into verl's queue."""
+        self.drawn = state["drawn"]
+        tags = {row["key"]: row["tag"] for row in state["rows"]}
+        self.carried = [Group({key: tags[key] for key in g["keys"]}, g["values"]) for g in state["groups"]]
+        if tags:
+            fields = list_of_dict_to_tensordict([row["fields"] for row in state["rows"]])
+            tq.kv_batch_put(keys=list(tags), partition_id="train", fields=fields, tags=list(tags.values()))

@@ -1,0 +1,62 @@
+"""The smaller demo's stages as a user starts them."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+STAGES = ("data", "model", "sft", "rl", "merge", "evaluate", "report")
+SMALL = [
+    "data.rendered.sft={clips: 60, binary: 96, choice: 32, confusable: 0.25}",
+    "data.rendered.rl={clips: 30, binary: 24, choice: 16, confusable: 0.7}",
+    "data.rendered.test={clips: 30, binary: 60, choice: 15, confusable: 0.5}",
+    "model.warm_up.steps=20",
+    "sft.num_train_epochs=2",
+    "rl.steps=4",
+    "rl.rollout_batch_size=8",
+    "rl.global_batch_size=4",
+    "rl.group_size=4",
+    "rl.micro_batch_size_per_gpu=8",
+    "rl.save_every=2",
+]
+
+
+def command(stage: str, runs: Path, name: str = "main", *overrides: str) -> list[str]:
+    chosen = [] if any(override.startswith("experiment=") for override in overrides) else ["experiment=demo"]
+    settings = [*chosen, f"runs={runs}", f"name={name}", *SMALL, *overrides]
+    return [sys.executable, "-m", f"launch.{stage}", *settings]
+
+
+def run(stage: str, runs: Path, name: str = "main", *overrides: str) -> str:
+    started = command(stage, runs, name, *overrides)
+    mark = runs / "demo" / name
+    done = subprocess.run(started, capture_output=True, text=True, timeout=900, env=marked(mark))
+    assert done.returncode == 0, f"{stage}: {done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+    assert left_behind(mark, seconds=10) == []
+    return done.stdout
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def marked(mark: Path) -> dict[str, str]:
+    """An environment that all descendants of a process inherit, whatever becomes of it."""
+    return os.environ | {"STARTED_FOR": str(mark)}
+
+
+def left_behind(mark: Path, seconds: float) -> list[str]:
+    """Command lines of the marked processes that are still there after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        left = []
+        for process in psutil.process_iter(["cmdline", "environ"]):
+            if (process.info["environ"] or {}).get("STARTED_FOR") == str(mark):
+                left.append(" ".join(process.info["cmdline"] or []))
+        if not left or time.monotonic() > deadline:
+            return left
+        time.sleep(0.5)

@@ -1,0 +1,202 @@
+"""Which groups are kept, how a step is filled, and what is carried over; verl's queue is played by a dictionary."""
+
+from collections import defaultdict
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from launch.verl_plugin import filter as filter_module
+from launch.verl_plugin.filter import FilterError, Group, GroupFilter, RolloutError, Sampler
+
+N = 4  # rollouts of a prompt
+
+
+def group(*values: float) -> Group:
+    return Group({f"p_{n}_0": {"response_len": 10} for n in range(len(values))}, list(values))
+
+
+def test_mean_keeps_what_lies_strictly_between():
+    groups = [group(0, 0, 0, 0), group(0, 0, 0, 1), group(1, 1, 1, 1), group(0.5, 0.5)]
+    assert GroupFilter("mean", 0.01, 0.99).sides(groups) == [-1, 0, 1, 0]
+    assert GroupFilter("mean", 0.25, 0.5).sides(groups) == [-1, -1, 1, 1]
+
+
+def test_percentile_cuts_the_rewards_of_the_round():
+    # 40 rollouts: 10 of 0.1, 20 mixed, 10 of 1.0. The 1st percentile is 0.1, the 99th 1.0.
+    groups = [group(*[0.1] * 10), group(*[0.1, 1.0] * 5), group(*[0.4] * 10), group(*[1.0] * 10)]
+    assert GroupFilter("percentile", 0.01, 0.99).sides(groups) == [-1, 0, 0, 1]
+    # The 10th and 90th percentiles of 0, 1, ... 10 are 1 and 9.
+    groups = [group(number) for number in range(11)]
+    assert GroupFilter("percentile", 0.1, 0.9).sides(groups) == [-1, -1, *[0] * 7, 1, 1]
+
+
+@given(st.lists(st.lists(st.sampled_from([0.0, 1.0]), min_size=8, max_size=8), min_size=13, max_size=40))
+def test_the_paper_and_the_code_drop_the_same_groups_of_eight(values):
+    """For 0/1 rewards of which neither is rarer than 1 %."""
+    share = np.mean(values)
+    groups = [group(*row) for row in values]
+    by_mean = [side == 0 for side in GroupFilter("mean", 0.01, 0.99).sides(groups)]
+    assert by_mean == [len(set(row)) == 2 for row in values]
+    if 0.02 < share < 0.98:
+        assert by_mean == [side == 0 for side in GroupFilter("percentile", 0.01, 0.99).sides(groups)]
+
+
+@given(st.floats(-10, 10), st.integers(1, 9))
+def test_a_round_without_spread_keeps_nothing(value, size):
+    assert 0 not in GroupFilter("percentile", 0.01, 0.99).sides([group(*[value] * size)] * 3)
+
+
+class Queue:
+    """What the sampler uses of TransferQueue, in a dictionary."""
+
+    def __init__(self) -> None:
+        self.tags: dict[str, dict[str, dict]] = defaultdict(dict)
+        self.fields: dict[str, dict] = {}
+
+    def kv_list(self, *_):
+        return {partition: {key: dict(tag) for key, tag in tags.items()} for partition, tags in self.tags.items()}
+
+    def kv_clear(self, keys, partition_id):
+        for key in keys:
+            del self.tags[partition_id][key]
+            self.fields.pop(key, None)
+
+    def kv_batch_get(self, keys, partition_id, select_fields=None):
+        return {name: [self.fields[key][name] for key in keys] for name in select_fields or ()}
+
+
+@pytest.fixture
+def queue(monkeypatch):
+    queue = Queue()
+    monkeypatch.setattr(filter_module, "tq", queue)
+    monkeypatch.setattr("verl.trainer.ppo.v1.replay_buffer.tq", queue)
+    return queue
+
+
+class Prompts:
+    """A data set without end: prompt n is answered right by `right[n]` of its N rollouts."""
+
+    def __init__(self, queue, right, batch: int) -> None:
+        self.queue, self.right, self.batch, self.step, self.drawn = queue, right, batch, 1, 0
+
+    def draw(self, count: int) -> None:
+        order = np.random.default_rng(self.drawn).permutation(count)  # they finish in any order
+        for place in order:
+            number = self.drawn + int(place)
+            right = self.right[number % len(self.right)]
+            name = f"step{self.step:06d}.{number:05d}"
+            self.queue.tags["train"][name] = {"is_prompt": True, "status": "finished", "global_steps": self.step}
+            for rollout in range(N):
+                key = f"{name}_{rollout}_0"
+                self.queue.tags["train"][key] = {"response_len": 10}
+                self.queue.fields[key] = {"extra_fields": {"reward_extra_info": {"accuracy": float(rollout < right)}}}
+        self.drawn += count
+
+    def sampler(self, **changes) -> Sampler:
+        settings = {"mode": "mean", "metric": "accuracy", "low": 0.01, "high": 0.99, "max_rounds": 3} | changes
+        return Sampler("sync", {}, None, "drop", sampler_kwargs={"filter": settings}, refill_fn=self.draw)
+
+    def step_of(self, sampler: Sampler) -> tuple[list[str], dict[str, float]]:
+        """Prompts that the next step trains on, and the meters."""
+        self.draw(self.batch)
+        batch, metrics = sampler.sample(self.step, "train", self.batch)
+        prompts = [key.split("_")[0] for key in batch.keys[::N]]
+        assert batch.keys == [f"{prompt}_{rollout}_0" for prompt in prompts for rollout in range(N)]
+        self.queue.kv_clear(batch.keys, "train")  # as the trainer does after the step
+        self.step += 1
+        return prompts, metrics
+
+
+def test_a_step_refills_and_carries_over_what_is_left(queue):
+    prompts = Prompts(queue, [0, 2, 2, 4, 2], batch=4)  # of prompts 0..4: dropped, kept, kept, dropped, kept
+    sampler = prompts.sampler()
+    one, metrics = prompts.step_of(sampler)
+    assert one == ["step000001.00001", "step000001.00002", "step000001.00004", "step000001.00006"]
+    assert metrics == {
+        "filter/keep_rate": 5 / 8,
+        "filter/rounds": 2,
+        "filter/resampled_prompts": 4,
+        "filter/dropped_below": 2,
+        "filter/dropped_above": 1,
+        "filter/discarded_tokens": 3 * N * 10,
+        "filter/carried_over": 1,
+        "filter/missing": 0,
+        "filter/prompts_drawn": 8,
+    }
+    two, metrics = prompts.step_of(sampler)
+    assert two[0] == "step000001.00007" and set(two[1:]) == {f"step000002.{n:05d}" for n in (9, 11, 12)}
+    assert metrics["filter/prompts_drawn"] == 16
+    assert len(queue.fields) == N * metrics["filter/carried_over"]  # nothing dropped stays in the queue
+
+
+@settings(max_examples=30, deadline=None)
+@given(right=st.lists(st.integers(0, N), min_size=1, max_size=30), batch=st.integers(1, 6))
+def test_every_prompt_is_trained_on_once_or_dropped(right, batch):
+    queue = Queue()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(filter_module, "tq", queue)
+        patch.setattr("verl.trainer.ppo.v1.replay_buffer.tq", queue)
+        prompts, trained, dropped = Prompts(queue, right, batch), [], 0
+        sampler = prompts.sampler()
+        for _ in range(4):
+            try:
+                names, metrics = prompts.step_of(sampler)
+            except FilterError:
+                assert not any(0 < count < N for count in right) or len(right) > 9 * batch
+                return
+            trained += names
+            dropped += metrics["filter/dropped_below"] + metrics["filter/dropped_above"]
+            assert 1 <= len(names) == batch - metrics["filter/missing"]
+        assert len(set(trained)) == len(trained)
+        assert len(trained) + dropped + len(sampler.carried) == prompts.drawn
+        assert all(0 < right[int(name.split(".")[1]) % len(right)] < N for name in trained)
+
+
+def test_the_cap_ends_a_step_early_and_an_empty_one_is_an_error(queue):
+    prompts = Prompts(queue, [2] + [0] * 99, batch=2)
+    names, metrics = prompts.step_of(prompts.sampler())
+    assert len(names) == 1 and metrics["filter/missing"] == 1 and metrics["filter/rounds"] == 3
+
+    prompts = Prompts(queue, [4], batch=2)
+    with pytest.raises(FilterError, match="none of 18 prompts has a mean accuracy between 0.01 and 0.99"):
+        prompts.step_of(prompts.sampler())  # 3 times max_rounds of 2 prompts
+
+
+def test_an_unknown_metric_and_a_failed_rollout_are_named(queue):
+    prompts = Prompts(queue, [2], batch=2)
+    with pytest.raises(FilterError, match="metric=iou: the reward has accuracy"):
+        prompts.step_of(prompts.sampler(metric="iou"))
+    queue.tags["train"].clear()
+    prompts.draw(2)
+    queue.tags["train"]["step000001.00002"]["status"] = "failure"
+    with pytest.raises(RolloutError, match="step000001.00002"):
+        prompts.sampler().sample(1, "train", 2)
+    unfiltered = Sampler("sync", {}, None, "drop", sampler_kwargs={"filter": None}, refill_fn=prompts.draw)
+    with pytest.raises(RolloutError, match="step000001.00002"):
+        unfiltered.sample(1, "train", 2)
+
+
+def test_a_saved_sampler_goes_on_the_same(queue, monkeypatch, tmp_path):
+    prompts = Prompts(queue, [0, 2, 2, 4, 2, 1, 2], batch=4)
+    sampler = prompts.sampler()
+    prompts.step_of(sampler)
+    assert sampler.carried
+    monkeypatch.setattr(filter_module, "fields_of", lambda key: {"ids": torch.arange(3), **queue.fields[key]})
+    torch.save(sampler.state_dict(), tmp_path / "state.pt")
+    expected = [prompts.step_of(sampler) for _ in range(2)]
+
+    queue.tags.clear(), queue.fields.clear()
+
+    def put(keys, partition_id, fields, tags):
+        queue.tags[partition_id].update(zip(keys, tags))
+        queue.fields.update(zip(keys, fields))
+
+    monkeypatch.setattr(queue, "kv_batch_put", put, raising=False)
+    monkeypatch.setattr(filter_module, "list_of_dict_to_tensordict", list)
+    resumed = prompts.sampler()
+    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    prompts.step, prompts.drawn = 2, resumed.drawn
+    assert [prompts.step_of(resumed) for _ in range(2)] == expected

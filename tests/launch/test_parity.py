@@ -1,0 +1,374 @@
+"""Every preset's clips through the loaders of LLaMA-Factory, verl and vLLM: the same frames, grids, positions, prompts.
+
+No engine is started here; tests/launch/test_positions.py does, and compares probabilities.
+"""
+
+import types
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+
+import av
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_tools import tiny_model
+from data_tools.exports import export_eval, export_llamafactory, export_verl, video_item
+from data_tools.media import Budget, Clip, frame_size, normalise, sampling
+from data_tools.probe import ClipError
+from data_tools.prompt import messages
+from data_tools.questions import demo_texts
+from data_tools.sample import Sample, read_samples, write_samples
+from launch.answers import frames_of, with_clip
+from launch.llamafactory import EVERY_FRAME
+from launch.recipe import ROOT, read_recipe
+from launch.verl_plugin import cpu, patches
+
+PRESETS = sorted(path.stem for path in (ROOT / "recipes" / "media").glob("*.yaml"))
+# name: frames, frames per second, width, height, times of the frames in ms
+SOURCES = {
+    "short": (25, 25, 96, 72, None),
+    "normal": (50, 10, 96, 72, None),
+    "long": (280, 4, 64, 48, None),
+    "portrait": (12, 4, 62, 110, None),
+    "odd": (20, 5, 101, 67, None),
+    "ntsc": (95, Fraction(30000, 1001), 96, 72, None),
+    "variable": (14, 10, 96, 72, [0, 90, 100, 700, 800, 1900, 2000, 2050, 2100, 3500, 3600, 4400, 5000, 5300]),
+    "large": (8, 4, 1000, 702, None),
+}
+
+
+@cache
+def budget(preset: str) -> Budget:
+    with initialize_config_dir(str(ROOT / "recipes"), version_base="1.3"):
+        return read_recipe(compose("config", [f"media={preset}"])).budget
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("sources")
+    return {name: video(folder / f"{name}.mp4", *facts) for name, facts in SOURCES.items()}
+
+
+def video(path: Path, frames: int, fps, width: int, height: int, times: list[int] | None) -> Path:
+    """A picture that slides, in colours that stay colours at full chroma resolution."""
+    picture = np.random.default_rng(1).integers(0, 255, (height // 4 + 1, width // 4 + 1, 3), np.uint8)
+    picture = picture.repeat(4, 0).repeat(4, 1)[:height, :width]
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=fps, options={"threads": "1", "preset": "veryfast"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv444p"
+        if times:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        for number in range(frames):
+            frame = av.VideoFrame.from_ndarray(np.roll(picture, 2 * number, axis=1), format="rgb24")
+            if times:
+                frame.pts, frame.time_base = times[number], Fraction(1, 1000)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    return path
+
+
+def expected_frames(path: Path, clip: Clip) -> np.ndarray:
+    """The frame on show at each step, uint8 [T, H, W, 3], by plain decoding of the whole video."""
+    with av.open(str(path)) as file:
+        frames = list(file.decode(video=0))
+    times = np.array([frame.time - frames[0].time for frame in frames])
+    shown = [int(np.flatnonzero(times <= clip.step_ms * k / 1000 + 1e-6)[-1]) for k in range(clip.frames)]
+    size = clip.width, clip.height
+    pictures = {n: frames[n].reformat(*size, "rgb24", interpolation="BICUBIC").to_ndarray() for n in set(shown)}
+    return np.stack([pictures[number] for number in shown])
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_stock_loaders_take_every_frame_as_it_is(preset, source, sources, tmp_path):
+    from llamafactory.data.mm_plugin import get_mm_plugin
+    from vllm.multimodal.video import VideoBackend
+
+    limits = budget(preset)
+    clip = normalise(sources[source], limits, tmp_path)
+    path = str(tmp_path / clip.video)
+    expected = expected_frames(sources[source], clip)
+    assert expected.shape[:3] == (clip.frames, clip.height, clip.width)
+
+    plugin = get_mm_plugin("qwen2_vl", image_token="<|image_pad|>", video_token="<|video_pad|>")
+    sft = plugin._regularize_videos(
+        [path],
+        image_max_pixels=limits.max_pixels,
+        image_min_pixels=limits.min_pixels,
+        video_fps=EVERY_FRAME,
+        video_maxlen=limits.max_frames,
+    )
+    np.testing.assert_array_equal(np.stack([np.asarray(frame) for frame in sft["videos"][0]]), expected)
+
+    kinds = [video_item(tmp_path, clip)]  # what verl's rows hold; and the bare budget, as any other caller gives it
+    names = "fps", "max_frames", "min_frames", "max_pixels", "min_pixels"
+    kinds.append({"video": path, **{name: getattr(limits, name) for name in names}})
+    for kind in kinds:
+        ((frames, facts),) = frames_of([{"role": "user", "content": [{"type": "video", **kind}]}])
+        np.testing.assert_array_equal(frames.permute(0, 2, 3, 1).numpy(), expected)
+        sampled = len(facts["frames_indices"]) / facts["total_num_frames"] * facts["fps"]
+        assert 1 / sampled == pytest.approx(clip.step_ms / 1000, rel=1e-9)
+    assert 1 / sft["fps_per_video"][0] == pytest.approx(clip.step_ms / 1000, rel=1e-9)
+
+    for backend in ("opencv", "pyav"):  # what `vllm serve` reads a clip with
+        frames, facts = VideoBackend.load_bytes(Path(path).read_bytes(), backend=backend)
+        np.testing.assert_array_equal(frames, expected)
+        assert facts["fps"] == pytest.approx(clip.fps)
+
+
+@settings(deadline=None)
+@given(width=st.integers(64, 4096), height=st.integers(64, 4096), preset=st.sampled_from(PRESETS))
+def test_sizes_are_those_of_qwens_loader(width, height, preset):
+    from qwen_vl_utils.vision_process import smart_resize
+
+    limits = budget(preset)
+    kwargs = {"factor": 28, "min_pixels": limits.min_pixels, "max_pixels": limits.max_pixels}
+    try:
+        size = frame_size(width, height, limits)
+    except ClipError:  # no whole number of tokens keeps both limits
+        assert max(width, height) > 8 * min(width, height)
+        return
+    if 0 not in smart_resize(height, width, **kwargs):  # its own fault, where a very long frame is very small
+        assert smart_resize(height, width, **kwargs) == size[::-1]
+    assert smart_resize(*size[::-1], **kwargs) == size[::-1]  # loaders leave it as it is
+
+
+@given(st.floats(0.1, 1000), st.sampled_from(PRESETS))
+def test_frame_numbers_are_those_of_qwens_loader(duration, preset):
+    from qwen_vl_utils.vision_process import smart_nframes
+
+    limits = budget(preset)
+    frames, step = sampling(duration, limits)
+    ask = {"fps": limits.fps, "min_frames": limits.min_frames, "max_frames": limits.max_frames}
+    assert smart_nframes(ask, frames, frames * 1000 / (frames * step)) == frames
+
+
+# ---------------------------------------------------------------- prompts, grids, positions
+
+TASKS = {
+    "binary": {"options": ["No", "Yes"], "answer": "B"},
+    "choice": {"options": ["Pan left", "Zoom in", "Tilt up"], "answer": "C"},
+    "numerical": {"answer": "3"},
+    "temporal_grounding": {"spans": [[0.5, 2.0]]},
+    "grounded_qa": {"options": ["left", "right"], "answer": "A", "spans": [[0.5, 2.0]]},
+    "tracking": {"boxes": [[0, 0, 5, 5], [1, 0, 6, 5]]},
+}
+
+
+def samples(clips: dict[str, Clip]) -> list[Sample]:
+    """A question of each task about each clip."""
+    return [
+        Sample(
+            id=f"{task}-{number}",
+            video=clip.video,
+            question="When does the camera move <left>?\nAnd where to: 左?",
+            task=task,
+            source="test",
+            split="test",
+            chain="<observation>o</observation><think>t</think><answer>a</answer>",
+            **facts,
+        )
+        for number, clip in enumerate(clips.values())
+        for task, facts in TASKS.items()
+    ]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """The tiny model with two tokens per second, as Qwen2.5-VL has them; its processor changes no size."""
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = tiny_model.build_tokenizer(demo_texts())
+    network = tiny_model.build_model(tokenizer, 0, tiny_model.TinySettings(tokens_per_second=2))
+    processor = tiny_model.build_processor(tokenizer, 84)
+    processor.video_processor.size = {"shortest_edge": 784, "longest_edge": 602112}
+    tiny_model.save_model(network, processor, folder)
+    patches.apply()
+    cpu.name_vllm()
+    return folder
+
+
+@pytest.mark.parametrize("texts", [("", ""), ("You watch clips.", "Think, then answer in <answer> </answer>.")])
+def test_prompts_are_equal_token_by_token(texts, model, sources, tmp_path):
+    """Of every task: LLaMA-Factory's template over its export, verl's data set over its own, and the evaluation's."""
+    from omegaconf import OmegaConf
+    from transformers import AutoProcessor
+    from verl.utils.dataset.rl_dataset import RLHFDataset
+
+    clips = {name: normalise(sources[name], budget("tiny"), tmp_path) for name in ("normal", "odd")}
+    by_video = {clip.video: clip for clip in clips.values()}
+    written = samples(clips)
+    write_samples(tmp_path / "test.jsonl", written)
+    read = list(read_samples(tmp_path / "test.jsonl"))
+    table = tmp_path / "x.parquet"
+    export_llamafactory(read, tmp_path, tmp_path / "lf", "sft", *texts)
+    export_verl(read, tmp_path, table, by_video, *texts)
+    export_eval(read, tmp_path, tmp_path / "x.jsonl", by_video, *texts)
+
+    processor = AutoProcessor.from_pretrained(model)
+    tokenizer = processor.tokenizer
+    sft = sft_prompts(model, tmp_path, budget("tiny"))
+    config = OmegaConf.create({"video_key": "videos", "prompt_key": "prompt", "cache_dir": str(tmp_path / "cache")})
+    rows = RLHFDataset(str(table), tokenizer, OmegaConf.merge({"filter_overlong_prompts": False}, config), processor)
+    for number, sample in enumerate(read):
+        turns = rows[number]["raw_prompt"]
+        clip = {**video_item(tmp_path, by_video[sample.video])}
+        evaluated = with_clip(messages(sample, *texts), sample.video, clip)
+        text = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        assert text == processor.apply_chat_template(evaluated, add_generation_prompt=True, tokenize=False)
+        assert turns[-1] == evaluated[-1]
+        seen = processor(text=[text], videos=[frames_of(turns)[0][0]], do_sample_frames=False)
+        assert list(seen["input_ids"][0]) == sft[number]
+    assert pq.read_metadata(table).num_rows == len(read) == len(sft)
+
+
+def sft_prompts(model: Path, folder: Path, limits: Budget) -> list[list[int]]:
+    """Token ids that LLaMA-Factory trains no loss on: the prompts of `folder`/lf, through its own data pipeline."""
+    from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
+    from llamafactory.hparams import get_train_args
+    from llamafactory.model import load_tokenizer
+
+    arguments = {
+        "model_name_or_path": str(model),
+        "template": "qwen2_vl",
+        "stage": "sft",
+        "do_train": True,
+        "dataset": "sft",
+        "dataset_dir": str(folder / "lf"),
+        "media_dir": str(folder),
+        "output_dir": str(folder / "out"),
+        "cutoff_len": 4096,
+        "overwrite_cache": True,
+        "preprocessing_num_workers": 1,
+        "use_cpu": True,
+        "report_to": "none",
+        "video_fps": EVERY_FRAME,
+        "video_maxlen": limits.max_frames,
+        "video_max_pixels": limits.max_pixels,
+        "video_min_pixels": limits.min_pixels,
+    }
+    model_args, data_args, training_args, _, _ = get_train_args(arguments)
+    loaded = load_tokenizer(model_args)
+    template = get_template_and_fix_tokenizer(loaded["tokenizer"], data_args)
+    rows = get_dataset(template, model_args, data_args, training_args, stage="sft", **loaded)["train_dataset"]
+    prompts = []
+    for row in rows:
+        end = next(place for place, label in enumerate(row["labels"]) if label != -100)
+        prompts.append(row["input_ids"][:end])
+    return prompts
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_grids_and_positions_are_equal(preset, model, sources, tmp_path):
+    """Of a short clip, an ordinary and a thinned-out one: what each side's model is given."""
+    for source in ("short", "normal", "long"):
+        clip = normalise(sources[source], budget(preset), tmp_path)
+        (sample,) = samples({"a": clip})[:1]
+        turns = with_clip(messages(sample), sample.video, video_item(tmp_path, clip))
+        ids, grid, positions = trainer_side(model, turns)
+        seconds = 2 * clip.step_ms / 1000
+        assert grid == [clip.frames // 2, clip.height // 14, clip.width // 14]
+        start = ids.index(max(set(ids), key=ids.count))
+        times = positions[0, start :: grid[1] * grid[2] // 4][: grid[0]] - start
+        # Whole steps are counted exactly; 1e-9 is for the steps that float arithmetic puts just below.
+        np.testing.assert_array_equal(times, np.floor(np.arange(grid[0]) * seconds * 2 + 1e-9))
+        for side in (rollout_side(model, turns), sft_side(model, str(tmp_path / clip.video), sample, budget(preset))):
+            assert side[:2] == (ids, grid)
+            np.testing.assert_array_equal(side[2], positions)
+
+
+def trainer_side(folder: Path, turns: list) -> tuple[list[int], list[int], np.ndarray]:
+    """What verl's agent loop hands to the actor (verl 0.9.1, agent_loop.py: features, positions)."""
+    from transformers import AutoConfig, AutoProcessor
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
+    from verl.utils.tokenizer import build_multimodal_processor_inputs
+
+    processor = AutoProcessor.from_pretrained(folder)
+    prompt = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    features = build_multimodal_processor_inputs(processor, text=[prompt], videos=frames_of(turns))
+    ids = features["input_ids"]
+    processor.config = AutoConfig.from_pretrained(folder)
+    processor.get_rope_index = types.MethodType(Qwen2_5_VLModel.get_rope_index, processor)
+    video = processor.tokenizer.convert_tokens_to_ids("<|video_pad|>")
+    positions, _ = processor.get_rope_index(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        mm_token_type_ids=(ids == video).long() * 2,
+        video_grid_thw=features["video_grid_thw"],
+        **processor.get_rope_index_kwargs(features),
+    )
+    return ids[0].tolist(), features["video_grid_thw"][0].tolist(), positions[:, 0].numpy()
+
+
+def rollout_side(folder: Path, turns: list) -> tuple[list[int], list[int], np.ndarray]:
+    """What vLLM makes of the same request, up to the model's input."""
+    from transformers import AutoProcessor
+    from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
+    from vllm.multimodal import MULTIMODAL_REGISTRY
+    from vllm.multimodal.inputs import MultiModalFeatureSpec
+    from vllm.multimodal.processing.inputs import ProcessorInputs
+
+    config = vllm_config(folder)
+    processor = MULTIMODAL_REGISTRY.create_processor(config)
+    prompt = AutoProcessor.from_pretrained(folder).apply_chat_template(
+        turns, add_generation_prompt=True, tokenize=False
+    )
+    items = processor.info.parse_mm_data({"video": frames_of(turns)})
+    ids = processor.info.get_tokenizer().encode(prompt, add_special_tokens=False)
+    seen = processor.apply(ProcessorInputs(prompt=ids, mm_data_items=items), timing())
+    feature = MultiModalFeatureSpec(
+        data=seen["mm_kwargs"]["video"][0],
+        modality="video",
+        identifier="a",
+        mm_position=seen["mm_placeholders"]["video"][0],
+    )
+    holder = types.SimpleNamespace(config=config.hf_config)
+    holder.iter_mm_grid_thw = types.MethodType(Qwen2_5_VLForConditionalGeneration.iter_mm_grid_thw, holder)
+    positions, _ = Qwen2_5_VLForConditionalGeneration.get_mrope_input_positions(
+        holder, seen["prompt_token_ids"], [feature]
+    )
+    return list(seen["prompt_token_ids"]), feature.data["video_grid_thw"].data.tolist(), positions.numpy()
+
+
+@cache
+def vllm_config(folder: Path):
+    from vllm.config import ModelConfig
+
+    return ModelConfig(str(folder), dtype="float32", max_model_len=2048, limit_mm_per_prompt={"image": 0, "video": 1})
+
+
+def timing():
+    from vllm.multimodal.processing.context import TimingContext
+
+    return TimingContext(enabled=False)
+
+
+def sft_side(folder: Path, path: str, sample: Sample, limits: Budget) -> tuple[list[int], list[int], np.ndarray]:
+    """What LLaMA-Factory's collator hands to the model."""
+    from llamafactory.data import MultiModalDataCollatorForSeq2Seq, get_template_and_fix_tokenizer
+    from llamafactory.hparams import DataArguments
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(folder)
+    tokenizer = processor.tokenizer
+    processor.video_max_pixels, processor.video_min_pixels = limits.max_pixels, limits.min_pixels
+    processor.video_fps, processor.video_maxlen = EVERY_FRAME, limits.max_frames
+    template = get_template_and_fix_tokenizer(tokenizer, DataArguments(template="qwen2_vl"))
+    turns = [*messages(sample), {"role": "assistant", "content": "x"}]
+    turns = template.mm_plugin.process_messages(turns, [], [path], [], processor)
+    prompt, _ = template.encode_oneturn(tokenizer, turns)
+    collator = MultiModalDataCollatorForSeq2Seq(
+        tokenizer=tokenizer,
+        template=template,
+        model=AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32),
+        processor=processor,
+        label_pad_token_id=-100,
+    )
+    feature = {"input_ids": prompt, "attention_mask": [1] * len(prompt), "labels": prompt, "videos": [path]}
+    batch = collator([feature | {"images": None, "audios": None}])
+    return prompt, batch["video_grid_thw"][0].tolist(), batch["position_ids"][-3:, 0, : len(prompt)].numpy()
