@@ -33,7 +33,7 @@ test: env  ## all tests, the engines end to end among them
 	@$(PY) -m pytest $(ARGS)
 
 plan: env  ## render and check the engines' configurations of every experiment, without a GPU
-	@$(PY) -m launch.plan $(ARGS)
+	@$(PY) -m launch.plan $(if $(findstring command,$(origin EXPERIMENT)),experiment=$(EXPERIMENT)) $(ARGS)
 
 data: env  ## samples, clips and the files that the engines read; SOURCE=name downloads a published set
 	@$(PY) -m $(if $(SOURCE),data_tools.download $(SOURCE) $(ARGS),launch.data $(RUN))

@@ -25,8 +25,9 @@ from typing import Any, Protocol
 from data_tools.controls import Control
 from data_tools.sample import read_samples
 from launch.answers import Question, answers, build_engine, failed
-from launch.process import die_with_parent
+from launch.process import bind_engine_core, die_with_parent
 from launch.verl_plugin import patches
+from launch.verl_plugin.imports import after_import
 
 ENV = {"VERL_PLATFORM": ""}  # of this process: verl, which takes long to import, has no part in it
 BARREN = 8  # engines that may end one after the other without a single answer
@@ -76,6 +77,7 @@ def prepare(recipe: dict[str, Any]) -> None:
         cpu.name_vllm()
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine in its process: nothing to start, or to leave
     patches.apply()
+    after_import("vllm.v1.engine.core")(bind_engine_core)
 
 
 def window(recipe: dict[str, Any]) -> int:
@@ -178,10 +180,11 @@ def engines(recipe: dict[str, Any]) -> Iterator[tuple[Callable[..., Engine], int
     if count <= 1:
         yield partial(ForkedEngine, recipe), 1
         return
+    if cluster["address"] is None:  # before Ray is imported, which reads them then
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     import ray
 
     if cluster["address"] is None:
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         # A loopback address, but not 127.0.0.1: Ray replaces that by the machine's own (services.py).
         ray.init(
             num_gpus=cluster["nodes"] * cluster["gpus_per_node"],  # on the embedded default they are logical places

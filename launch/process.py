@@ -4,7 +4,8 @@ import ctypes
 import signal
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from psutil import Process
@@ -14,6 +15,20 @@ def die_with_parent() -> None:
     """Have the kernel kill this process when its parent ends, however it ends (Linux)."""
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def bind_engine_core(module: ModuleType) -> None:
+    """vLLM 0.24.0, v1/engine/utils.py:163: starts its engine core as a process that outlives a killed parent."""
+    module.EngineCoreProc.run_unbound = module.EngineCoreProc.run_engine_core
+    module.EngineCoreProc.run_engine_core = staticmethod(_run_engine_core)
+
+
+def _run_engine_core(*args: Any, **settings: Any) -> None:
+    """Named by module, so that a spawned process, where nothing is mended, finds it too."""
+    die_with_parent()
+    from vllm.v1.engine.core import EngineCoreProc
+
+    getattr(EngineCoreProc, "run_unbound", EngineCoreProc.run_engine_core)(*args, **settings)
 
 
 def end(processes: "Iterable[Process]", seconds: float = 10) -> None:

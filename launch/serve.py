@@ -15,7 +15,6 @@ import typer
 
 from launch.ask import chosen_model
 from launch.errors import LaunchError, explain, known_errors
-from launch.process import die_with_parent
 from launch.recipe import Recipe
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -116,7 +115,6 @@ def main(
         explain(error)
         sys.exit(1)
     os.environ.update(engine_env(recipe) | {"VERL_PLATFORM": ""})
-    os.register_at_fork(after_in_child=die_with_parent)  # a killed server leaves no engine behind
     name = folder.name
     console.print(f"model {weights}\nserves http://{host}:{port}/v1 once it is loaded; end it with Ctrl-C\na request:")
     console.print_json(data=request(recipe, name))

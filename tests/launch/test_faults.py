@@ -2,11 +2,18 @@
 
 import errno
 import json
+import pickle
+import signal
+import subprocess
+import sys
+import time
 
+import psutil
 import pytest
 
 from launch import predict as module
 from launch.errors import explain
+from launch.process import _run_engine_core
 from launch.run import open_run, stage
 from launch.sft import _steps_done, forget_steps_after, last_whole_checkpoint
 
@@ -61,3 +68,29 @@ def test_a_stage_that_fails_to_record_itself_is_not_done(tiny_recipe, monkeypatc
     with pytest.raises(OSError), stage(run, "data"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert run.record("data") is None and (run.folder / "stages" / "data.started.json").exists()
+
+
+def test_an_engine_core_ends_with_its_server():
+    """vLLM starts it by `multiprocessing`, which pickles its target when it spawns."""
+    code = """
+import os, sys, time, types
+from launch.process import bind_engine_core
+core = types.ModuleType("vllm.v1.engine.core")
+core.EngineCoreProc = type("EngineCoreProc", (), {"run_engine_core": staticmethod(lambda: time.sleep(60))})
+sys.modules |= {"vllm": types.ModuleType("vllm"), "vllm.v1": types.ModuleType("vllm.v1"),
+                "vllm.v1.engine": types.ModuleType("vllm.v1.engine"), "vllm.v1.engine.core": core}
+bind_engine_core(core)
+import multiprocessing
+process = multiprocessing.get_context("fork").Process(target=core.EngineCoreProc.run_engine_core)
+process.start()
+print(process.pid, flush=True)
+process.join()
+"""
+    server = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    child = psutil.Process(int(server.stdout.readline()))
+    time.sleep(0.5)
+    assert child.is_running()
+    server.send_signal(signal.SIGKILL)
+    server.wait()
+    child.wait(timeout=10)
+    assert pickle.loads(pickle.dumps(_run_engine_core)) is _run_engine_core

@@ -5,9 +5,12 @@ from collections import defaultdict
 import numpy as np
 import pytest
 import torch
+from hydra.errors import HydraException
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from launch.recipe import RecipeError
+from launch.verl import check_advantage
 from launch.verl_plugin import filter as filter_module
 from launch.verl_plugin.filter import FilterError, Group, GroupFilter, RolloutError, Sampler
 
@@ -33,6 +36,7 @@ def test_percentile_cuts_the_rewards_of_the_round():
     assert GroupFilter("percentile", 0.1, 0.9).sides(groups) == [-1, -1, *[0] * 7, 1, 1]
 
 
+@settings(max_examples=30)
 @given(st.lists(st.lists(st.sampled_from([0.0, 1.0]), min_size=8, max_size=8), min_size=13, max_size=40))
 def test_the_paper_and_the_code_drop_the_same_groups_of_eight(values):
     """For 0/1 rewards of which neither is rarer than 1 %."""
@@ -47,6 +51,23 @@ def test_the_paper_and_the_code_drop_the_same_groups_of_eight(values):
 @given(st.floats(-10, 10), st.integers(1, 9))
 def test_a_round_without_spread_keeps_nothing(value, size):
     assert 0 not in GroupFilter("percentile", 0.01, 0.99).sides([group(*[value] * size)] * 3)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["rl.filter.low=0.99"], "filter bounds"),
+        (["rl.filter.mode=percentile", "rl.filter.high=2"], "filter bounds"),
+        (["rl.filter.mode=median"], "rl.filter.mode"),
+        (["rl.filter.enabled=true", "rl.filter.metric=iou"], "rl.filter.metric=iou: the reward camreasoner has score"),
+        (["advantage=pa_grpo"], "pa_grpo needs rewards by process"),
+        (["reward=videop2r", "+reward.length_window=3"], "reward videop2r: .*length_window"),
+        (["judge.name=oracle"], "judge 'oracle'"),
+    ],
+)
+def test_a_recipe_that_cannot_work_is_refused(tiny_recipe, overrides, named):
+    with pytest.raises((RecipeError, HydraException), match=named):
+        check_advantage(tiny_recipe(*overrides))
 
 
 class Queue:
