@@ -26,8 +26,8 @@ def train(run: Run) -> None:
     config = render(run)
     last = last_whole_checkpoint(folder)
     if last is not None:
-        # The weights are read as a model: transformers 5.9.0, trainer.py:3379, compares the checkpoint's names of Qwen's
-        # weights with the model's own, which differ, and goes on from the base model with a warning.
+        # The weights are read as a model: transformers 5.9.0, trainer.py:3379, compares the names of Qwen's weights in
+        # the checkpoint with the model's own, which differ, and goes on from the base model with a warning.
         config |= {"resume_from_checkpoint": str(last), "model_name_or_path": str(last)}
         console.print(f"  going on from {last}")
         forget_steps_after(int(last.name.split("-")[1]), folder / "trainer_log.jsonl")

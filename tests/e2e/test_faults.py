@@ -16,10 +16,8 @@ from pathlib import Path
 import pytest
 from chain import STAGES, command, left_behind, lines, marked, run
 
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.skipif("CAMREASONER_ALL_TESTS" not in os.environ, reason="needs CAMREASONER_ALL_TESTS=1: minutes, and not yet seen to pass on a quiet machine"),
-]
+WHY = "needs CAMREASONER_ALL_TESTS=1: minutes, and not yet seen to pass on a quiet machine"
+pytestmark = [pytest.mark.e2e, pytest.mark.skipif("CAMREASONER_ALL_TESTS" not in os.environ, reason=WHY)]
 
 OUTPUT = {"data": "data", "model": "model", "sft": "sft", "rl": "rl", "merge": "merged", "evaluate": "eval"}
 
