@@ -185,7 +185,7 @@ def test_problems_that_are_no_samples_are_counted_with_their_reason(tmp_path):
         problem(problem_type="numerical", solution="<answer>many</answer>"),
         problem(problem_type="temporal grounding", solution="<answer>from 1 to 2</answer>"),
         problem(problem_type="temporal grounding", solution='<answer>{"time": [2, 1]}</answer>'),
-        problem(path="/root/a.mp4"),
+        problem(path="/elsewhere/a.mp4"),
         problem(path="../a.mp4"),
         problem(path=None),
         problem(path=None, videos=["a.mp4", "b.mp4"]),
