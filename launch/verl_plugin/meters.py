@@ -9,13 +9,13 @@ import numpy as np
 _NO_COMPONENT = ("id", "task", "group", "malformed", "mismatch")
 
 
-def step_meters(records: Sequence[Mapping[str, Any]], truncated: Sequence[bool]) -> dict[str, float]:
+def step_meters(records: Sequence[Mapping[str, Any]], truncated: int) -> dict[str, float]:
     """All meters of the rollouts of a step.
 
     Args:
         records: of each rollout `task`, `group`, the reward's components, and `malformed`, `mismatch` and `judge/...`
             where it has them.
-        truncated: whether it was cut at the token limit.
+        truncated: how many of them were cut at the token limit.
     """
     malformed = Counter(record["malformed"] for record in records if "malformed" in record)
     compared = [record["mismatch"] for record in records if "mismatch" in record]
@@ -23,7 +23,7 @@ def step_meters(records: Sequence[Mapping[str, Any]], truncated: Sequence[bool])
     return {
         **reward_meters(records),
         **group_meters(records),
-        "response/truncated": float(np.mean(truncated)),
+        "response/truncated": truncated / len(records),
         "response/malformed": malformed.total() / len(records),
         **{f"response/malformed/{reason}": count / len(records) for reason, count in sorted(malformed.items())},
         **({"response/mismatch": float(np.mean(compared))} if compared else {}),

@@ -115,22 +115,28 @@ class Trainer(PPOTrainerSync):
 
     def _compute_advantage(self, batch, metrics):
         real_B = torch.tensor([not tag.get("is_padding", False) for tag in batch.tags])
-        fields = ["extra_info", "extra_fields", "responses"]
+        fields = ["extra_info", "extra_fields"]
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
         records = [record for record, real in zip(_records(batch.keys, data), real_B.tolist()) if real]
-        truncated = [self._truncated(data["responses"][row]) for row in real_B.nonzero().squeeze(1).tolist()]
         token = _current.set(_Batch(self.estimator, records, real_B))
         try:
             batch = super()._compute_advantage(batch, metrics)
         finally:
             _current.reset(token)
-        metrics.update(step_meters(records, truncated))
+        metrics.update(step_meters(records, len(self._truncated(batch))))
         metrics.update(self.estimator.metrics())
         return batch
 
-    def _truncated(self, response) -> bool:
+    def _truncated(self, batch) -> set[str]:
+        """Keys of the rollouts that were cut at the token limit."""
         limit = self.config.data.max_response_length
-        return len(response) >= limit and int(response[-1]) != self.tokenizer.eos_token_id
+        long = [key for key, tag in zip(batch.keys, batch.tags) if tag["response_len"] >= limit]
+        if not long:
+            return set()
+        data = tq.kv_batch_get(keys=long, partition_id=batch.partition_id, select_fields=["responses"])
+        return {
+            key for key, ids in zip(long, data["responses"].unbind()) if int(ids[-1]) != self.tokenizer.eos_token_id
+        }
 
     # ---------------------------------------------------------------- records
 
@@ -139,6 +145,7 @@ class Trainer(PPOTrainerSync):
         fields = ["extra_info", "extra_fields", "prompts", "responses", "advantages"]
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
         samples = [_sample(info) for info in plain(data["extra_info"])]
+        truncated = self._truncated(batch)
         lines = []
         for row, record in enumerate(_records(batch.keys, data)):
             if batch.tags[row].get("is_padding", False):
@@ -155,7 +162,7 @@ class Trainer(PPOTrainerSync):
                     "prompt": self.tokenizer.decode(data["prompts"][row], skip_special_tokens=True),
                     "response": self.tokenizer.decode(response, skip_special_tokens=True),
                     "response_tokens": len(response),
-                    "truncated": self._truncated(response),
+                    "truncated": batch.keys[row] in truncated,
                     "sample": samples[row],
                 }
             )

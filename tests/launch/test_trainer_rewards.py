@@ -127,7 +127,7 @@ def test_meters():
         record("b", 1.0, "choice", accuracy=1.0, perception=1.0, reasoning=1.0),
         record("b", 0.0, "choice", accuracy=0.0, perception=1.0, reasoning=0.0, malformed="missing_think"),
     ]
-    assert step_meters(records, [False, False, False, True]) == {
+    assert step_meters(records, truncated=1) == {
         "reward/accuracy": 0.75,
         "reward/accuracy/binary": 1.0,
         "reward/accuracy/choice": 0.5,
