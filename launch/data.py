@@ -110,16 +110,19 @@ def _collect(run: Run) -> None:
     """Take over the user's sample files and published sets, checked record by record."""
     from data_tools.sample import read_samples, write_samples
 
-    for split, file in run.recipe.data.files.items():
+    for split, paths in run.recipe.data.paths().items():
         if split not in SPLITS:
             raise LaunchError(f"data.files.{split}: a split is one of {', '.join(SPLITS)}")
-        if file is None:
-            continue
-        sources = [] if isinstance(file, str) else file if isinstance(file, list) else [file]
-        for path in [file] if isinstance(file, str) else [source.path for source in sources]:
+        for path in paths:
             if not Path(path).expanduser().exists():
                 raise LaunchError(f"data.files.{split}: {path} is missing")
-        samples = _read_sources(run, split, sources) if sources else read_samples(Path(file).expanduser())
+        file = run.recipe.data.files[split]
+        if file is None:
+            continue
+        if isinstance(file, str):
+            samples = read_samples(Path(file).expanduser())
+        else:
+            samples = _read_sources(run, split, file if isinstance(file, list) else [file])
         write_samples(run.data / f"{split}.jsonl", samples)
 
 

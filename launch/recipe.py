@@ -112,6 +112,14 @@ class Data(_Part):
             raise ValueError("data.files needs data.media_root")
         return self
 
+    def paths(self) -> dict[str, list[str]]:
+        """The label files of each split, as they were given."""
+        listed = {split: file if isinstance(file, list) else [file] for split, file in (self.files or {}).items()}
+        return {
+            split: [one if isinstance(one, str) else one.path for one in files if one]
+            for split, files in listed.items()
+        }
+
 
 class Sft(_Part):
     """Keys carry LLaMA-Factory's names; `engine` takes any further ones as they are."""

@@ -93,9 +93,9 @@ def entrypoint(stage: str, overrides: Sequence[str], recipe: Recipe, python: str
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    paths = {"runs": recipe.runs, "data.media_root": recipe.data.media_root}
-    paths |= {f"data.files.{split}": path for split, path in (recipe.data.files or {}).items()}
-    for key, path in paths.items():
+    paths = [("runs", recipe.runs), ("data.media_root", recipe.data.media_root)]
+    paths += [(f"data.files.{split}", path) for split, given in recipe.data.paths().items() for path in given]
+    for key, path in paths:
         if path is not None and not Path(path).expanduser().is_absolute():
             raise LaunchError(f"{key}={path}: give an absolute path on a file system that all nodes share")
     given = {override.get_key_element() for override in OverridesParser.create().parse_overrides(list(overrides))}

@@ -146,11 +146,14 @@ class Trainer(PPOTrainerSync):
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
         samples = [_sample(info) for info in plain(data["extra_info"])]
         truncated = self._truncated(batch)
-        lines = []
+        lines, prompts = [], {}
         for row, record in enumerate(_records(batch.keys, data)):
             if batch.tags[row].get("is_padding", False):
                 continue
             response, advantages = data["responses"][row], data["advantages"][row]
+            group = record["group"]
+            if group not in prompts:  # thousands of placeholders long where a clip is
+                prompts[group] = self.tokenizer.decode(data["prompts"][row], skip_special_tokens=True)
             if record.get("perception_tokens"):
                 record["advantage_perception"] = round(float(advantages[0]), 6)
             lines.append(
@@ -159,7 +162,7 @@ class Trainer(PPOTrainerSync):
                     "rollout": batch.keys[row],
                     **{name: value for name, value in record.items() if not name.startswith("judge/")},
                     "advantage": round(float(advantages[-1]), 6),
-                    "prompt": self.tokenizer.decode(data["prompts"][row], skip_special_tokens=True),
+                    "prompt": prompts[group],
                     "response": self.tokenizer.decode(response, skip_special_tokens=True),
                     "response_tokens": len(response),
                     "truncated": batch.keys[row] in truncated,

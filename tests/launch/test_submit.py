@@ -64,6 +64,10 @@ def test_paths_must_mean_the_same_on_every_node(tiny_recipe):
     files = ["data=files", "data.media_root=clips", "data.files={sft: /s, rl: /r, test: /t}"]
     with pytest.raises(LaunchError, match="data.media_root=clips"):
         submit.entrypoint("rl", [], tiny_recipe(*files), "python")
+    published = "{source: camreasoner_rl, path: /rl.json}, {source: camreasoner_rl, path: more.json}"
+    files = ["data=files", "data.media_root=/clips", f"data.files={{sft: null, rl: [{published}], test: /t}}"]
+    with pytest.raises(LaunchError, match="data.files.rl=more.json: give an absolute path"):
+        submit.entrypoint("rl", [], tiny_recipe(*files), "python")
 
 
 def test_a_wrong_recipe_is_refused_before_anything_is_sent(tmp_path):
