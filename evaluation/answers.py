@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from data_tools.sample import BY_OPTION, Sample, SampleError
+from data_tools.sample import BY_OPTION, Sample, SampleError, first_fault
 from rewards.motions import stated_motion
 from rewards.response import SCHEMAS, ParsedResponse, parse
 from rewards.tasks import accuracy, chosen_option
@@ -127,17 +127,17 @@ def read_predictions(path: Path, ids: Collection[str]) -> dict[str, Prediction]:
     """Read the predictions for the samples `ids`, keyed by sample id. Samples may lack one; see `judge`.
 
     Raises:
-        PredictionError: naming file and line of the first bad record, unknown id or repeated id.
+        PredictionError: no such file, nothing in it, or a bad record, unknown id or repeated id, with its line.
     """
+    if not path.is_file():
+        raise PredictionError(f"{path}: no such file of predictions")
     predictions: dict[str, Prediction] = {}
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             try:
                 prediction = Prediction.model_validate_json(line)
             except ValidationError as error:
-                first = error.errors()[0]
-                where = ".".join(map(str, first["loc"])) or "record"
-                raise PredictionError(f"{path}:{number}: {where}: {first['msg']}") from error
+                raise PredictionError(f"{path}:{number}: {first_fault(error)}") from error
             if prediction.id not in ids:
                 raise PredictionError(
                     f"{path}:{number}: id: {prediction.id!r} is no sample; are these its predictions?"
@@ -145,6 +145,8 @@ def read_predictions(path: Path, ids: Collection[str]) -> dict[str, Prediction]:
             if prediction.id in predictions:
                 raise PredictionError(f"{path}:{number}: id: {prediction.id!r} stands twice")
             predictions[prediction.id] = prediction
+    if not predictions:
+        raise PredictionError(f"{path}: holds no prediction")
     return predictions
 
 
@@ -174,8 +176,9 @@ def run_schema(reward: Mapping[str, Any]) -> Schema:
     return {"*": plain, "grounded_qa": grounded}
 
 
-def schema_of(schema: Schema, sample: Sample) -> str:
-    return schema if isinstance(schema, str) else schema.get(sample.task, schema["*"])
+def schema_of(schema: Schema, task: str = "*") -> str:
+    """That of a task's responses; of those without one of their own by default."""
+    return schema if isinstance(schema, str) else schema.get(task, schema["*"])
 
 
 def by_votes(sample: Sample, prediction: Prediction, schema: Schema = "ota") -> Prediction:
@@ -185,7 +188,7 @@ def by_votes(sample: Sample, prediction: Prediction, schema: Schema = "ota") -> 
     """
     votes = Counter()
     for response in prediction.samples or []:
-        parsed = parse_answer(response, schema_of(schema, sample))
+        parsed = parse_answer(response, schema_of(schema, sample.task))
         if parsed.ok and (index := chosen_option(parsed.answer, sample.options)) is not None:
             votes[index] += 1
     if prediction.error is not None or not votes:
@@ -195,7 +198,7 @@ def by_votes(sample: Sample, prediction: Prediction, schema: Schema = "ota") -> 
     chosen = next(
         response
         for response in prediction.samples
-        if (p := parse_answer(response, schema_of(schema, sample))).ok
+        if (p := parse_answer(response, schema_of(schema, sample.task))).ok
         and chosen_option(p.answer, sample.options) == most
     )
     return prediction.model_copy(update={"response": chosen, "option_probs": of, "p_yes": None})
@@ -212,7 +215,7 @@ def judge(sample: Sample, prediction: Prediction | None, schema: Schema = "ota")
     if sample.task == "binary" and {option.casefold() for option in sample.options} != {"yes", "no"}:
         raise SampleError(f"sample {sample.id!r}: options: binary needs Yes and No, got {sample.options}")
     response = prediction.response if prediction else ""
-    parsed = parse_answer(response, schema_of(schema, sample))
+    parsed = parse_answer(response, schema_of(schema, sample.task))
     chosen = stated = reason = None
     value = 0.0
     if prediction is None:

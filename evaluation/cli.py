@@ -1,6 +1,6 @@
 """Command lines of `key=value`, as the recipes have them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -30,3 +30,27 @@ def key_values(arguments: Sequence[str], keys: Sequence[str]) -> tuple[list[str]
             raise UsageError(f"{key} is given twice")
         options[key] = yaml.safe_load(value) if below else value
     return plain, options
+
+
+def whole_number(options: Mapping[str, str], key: str, default: int) -> int:
+    """An option that is 0 or more.
+
+    Raises:
+        UsageError: it is no such number.
+    """
+    text = options.get(key, str(default))
+    if not text.isdecimal():
+        raise UsageError(f"{key}={text}: give a whole number from 0 on")
+    return int(text)
+
+
+def truth(options: Mapping[str, str], key: str) -> bool:
+    """An option that is true or false; false where it is not given.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    text = options.get(key, "false")
+    if text not in ("true", "false"):
+        raise UsageError(f"{key}={text}: give true or false")
+    return text == "true"

@@ -19,9 +19,9 @@ from rich.console import Console
 from data_tools.sample import SampleError
 from evaluation.answers import PredictionError, read_predictions
 from evaluation.benchmarks import BENCHMARKS, Benchmark, LabelError, read_labels
-from evaluation.benchmarks.base import Part, counts, estimates, trivial
+from evaluation.benchmarks.base import Part, baseline_rows, counts, estimates, trivial
 from evaluation.bootstrap import Estimate, Resamples
-from evaluation.cli import UsageError, key_values
+from evaluation.cli import UsageError, key_values, whole_number
 from evaluation.runs import Model, models_of
 from evaluation.score import file_hash, labels_hash, write_scores
 from evaluation.table import Row, Table, TableError, as_json, rich, settings_hash, write_tables
@@ -77,10 +77,7 @@ def compare(benchmark: Benchmark, models: Sequence[Model], seed: int = 0, settin
                 gain = Part(part, of[part].members_N, {name: after[name] - before[name] for name in before})
                 name = f"{model.name} − {models[0].name} · {part}"
                 changes.append(Row(name, estimates(gain, metrics), **counts(gain, judgements)))
-        for name, of in beside.items():
-            if part in of:
-                values = estimates(of[part], metrics, interval=False)
-                rows.append(Row(f"{name} · {part}", values, int(of[part].members_N.sum()), 0, 0, "baseline"))
+        rows += baseline_rows(beside, part, metrics)
     asked = max(len(model.samples) for model in models)
     common = {
         "metrics": metrics,
@@ -107,7 +104,9 @@ def load(specs: Sequence[str], options: dict[str, Any]) -> tuple[Benchmark, list
         only = options["only"].split(",") if "only" in options else None
         samples = read_labels(benchmark, Path(options["labels"]), only)
         schema, ids = options.get("schema", benchmark.schema), {sample.id for sample in samples}
-        models = [Model(Path(s).stem, samples, read_predictions(Path(s), ids), schema) for s in specs]
+        stems = [Path(spec).stem for spec in specs]
+        names = stems if len(set(stems)) == len(stems) else specs
+        models = [Model(n, samples, read_predictions(Path(s), ids), schema) for n, s in zip(names, specs)]
     if len(models) < 2:
         raise UsageError("name two or more models: RUN[:MODEL] ..., or prediction files with benchmark= and labels=")
     return benchmark, models
@@ -124,9 +123,9 @@ def main(arguments: Sequence[str]) -> int:
         hashes = [labels_hash(model.samples) for model in models] + [
             file_hash(Path(s)) for s in specs if Path(s).is_file()
         ]
-        made = compare(benchmark, models, int(options.get("seed", 0)), hashes)
+        made = compare(benchmark, models, whole_number(options, "seed", 0), hashes)
         for table in made:
-            console.print(rich(table))
+            console.print(rich(table, console.width))
         if "out" in options:
             out = Path(options["out"])
             write_tables(out, made)

@@ -8,6 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -107,6 +108,7 @@ def _shown(judgements: Sequence[Judgement]) -> Mapping[str, list[str]]:
     return defaultdict(list, {video: sorted(motions) for video, motions in kept.items()})
 
 
+IN_PAIRS = tuple(dict.fromkeys(m for motion in PRIMITIVES if confusable(motion) for m in (motion, confusable(motion))))
 COLUMNS = (
     "answer: shown",
     "answer: look-alike",
@@ -116,6 +118,23 @@ COLUMNS = (
     "observation: other or none",
     "agree",
 )
+
+
+def matrices(models: Mapping[str, Sequence[Judgement]]) -> list[dict[str, Any]]:
+    """Shares of each of COLUMNS by the motion shown, look-alikes one after the other; empty without such questions.
+
+    Returns:
+        per motion: `motion`, its look-alike `other`, `n` answers, and `shares`, model -> column -> share.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for model, judgements in models.items():
+        by_motion = defaultdict(list)
+        for case in cases(judgements):
+            by_motion[case.shown].append(_indicators(case))
+        for motion, found in by_motion.items():
+            row = {"motion": motion, "other": confusable(motion), "n": len(found), "shares": {}}
+            rows.setdefault(motion, row)["shares"][model] = dict(zip(COLUMNS, np.mean(found, axis=0).tolist()))
+    return [rows[motion] for motion in IN_PAIRS if motion in rows]
 
 
 def confusable_table(
@@ -131,7 +150,7 @@ def confusable_table(
         resamples = Resamples([case.video for case in of], seed)
         columns = np.array([_indicators(case) for case in of], float)
         shown = np.array([case.shown for case in of], dtype=object)
-        for motion in [m for m in PRIMITIVES if (shown == m).any()]:
+        for motion in [m for m in IN_PAIRS if (shown == m).any()]:
             members = (shown == motion)[:, None]
             values = [estimate(resamples.means(column, members)[:, 0]) for column in columns.T]
             judged = [models[model][case.index] for case in of if case.shown == motion]

@@ -1,19 +1,23 @@
 """Benchmarks whose official way is a library: lmms-eval, in an environment of its own, against our served model.
 
-python -m evaluation.lmms_eval tasks=mvbench,videomme model=MODEL [endpoint=http://127.0.0.1:8000/v1] [key=value ...]
+python -m evaluation.lmms_eval tasks=mvbench,videomme model=MODEL [run=RUN] [endpoint=URL] [key=value ...]
 
   tasks      lmms-eval's names, with commas between them
-  model      the name under which `python -m launch.serve` serves it
-  endpoint   where it serves
-  schema     of its responses (ota): what is kept is the answer
+  model      the name under which `python -m launch.serve --media FOLDER` serves it; lmms-eval names clips by their
+             paths, so FOLDER must be where it keeps them (~/.cache/huggingface, or HF_HOME)
+  run        the model's run folder: system prompt, instruction and schema of its recipe. Without it questions go as
+             lmms-eval writes them
+  endpoint   where it is served (http://127.0.0.1:8000/v1)
+  schema     of its responses (the run's, or ota): what is kept is the answer
   port       of the extractor on the loopback address (8100)
   limit      samples per task; all by default
   serve      true: also run the extractor until interrupted; otherwise only the commands are printed
 
 lmms-eval searches whole responses for letters and words, and does not know our tags. So a small extractor stands
 between: it passes requests on and gives back the answer alone. A malformed response comes back as "[]", in which no
-task finds an answer, and is counted. lmms-eval cannot live in our environment (latex2sympy2 and hydra-core want
-different antlr4 versions); nothing of it is imported here.
+task finds an answer, and so does a request that fails at the server; both are counted, and a result with failed
+requests is none. lmms-eval cannot live in our environment (latex2sympy2 and hydra-core want different antlr4
+versions); nothing of it is imported here.
 """
 
 import json
@@ -21,30 +25,47 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from rich.console import Console
 
-from evaluation.answers import PLAIN, parse_answer
-from evaluation.cli import UsageError, key_values
+from evaluation.answers import PLAIN, parse_answer, run_schema, schema_of
+from evaluation.cli import UsageError, key_values, truth, whole_number
+from evaluation.runs import recipe_of
 from rewards.response import SCHEMAS
 
 MALFORMED = "[]"
 VERSION = "0.7.3"
-TOKENS = 4096  # tasks allow 16 and the like: a reasoning answer would be cut before it is given
-LONGEST_REQUEST = 512 << 20  # bytes; frames travel inside
-SECONDS = 600.0  # for one answer
+SECONDS = 600  # for one answer; lmms-eval's own limit is 10
+LONGEST_REQUEST = 512 << 20  # bytes
+# What lmms-eval asks for that is not its to say: the clip's frames are the server's media budget, and an answer behind
+# a reasoning does not end after the 16 tokens and the like of its tasks.
+NOT_ITS_OWN = ("media_io_kwargs", "max_tokens", "max_completion_tokens")
 
 
 def command(tasks: str, model: str, port: int, limit: str | None = None) -> list[str]:
-    """lmms-eval's command line."""
+    """lmms-eval's command line. Its other backend for servers, async_openai, sends frames as separate images."""
     arguments = f"model_version={model},base_url=http://127.0.0.1:{port}/v1,api_key=none"
-    line = ["python", "-m", "lmms_eval", "--model", "async_openai", "--model_args", arguments, "--tasks", tasks]
-    line += ["--gen_kwargs", f"max_new_tokens={TOKENS},temperature=0", "--batch_size", "1", "--log_samples"]
+    arguments += f",pass_video_url=True,timeout={SECONDS}"
+    line = ["python", "-m", "lmms_eval", "--model", "openai", "--model_args", arguments, "--tasks", tasks]
+    line += ["--gen_kwargs", "temperature=0", "--batch_size", "1", "--log_samples"]
     return line + ["--output_path", "lmms_eval"] + (["--limit", limit] if limit else [])
+
+
+def asked(request: Mapping[str, Any], system: str = "", instruction: str = "") -> dict[str, Any]:
+    """A chat request as our model knows it: its system prompt, its instruction behind the question, its budgets."""
+    turns = deepcopy(request.get("messages", []))
+    if instruction and turns:
+        question = next(part for part in reversed(turns[-1]["content"]) if part["type"] == "text")
+        question["text"] += f"\n{instruction}"
+    if system and not any(turn["role"] == "system" for turn in turns):
+        turns.insert(0, {"role": "system", "content": system})
+    return {key: value for key, value in request.items() if key not in NOT_ITS_OWN} | {"messages": turns}
 
 
 def extracted(completion: Mapping[str, Any], schema: str) -> tuple[dict[str, Any], int]:
@@ -58,10 +79,10 @@ def extracted(completion: Mapping[str, Any], schema: str) -> tuple[dict[str, Any
     return {**completion, "choices": choices}, malformed
 
 
-def extractor(endpoint: str, schema: str, port: int) -> ThreadingHTTPServer:
+def extractor(endpoint: str, schema: str, port: int, system: str = "", instruction: str = "") -> ThreadingHTTPServer:
     """A server on the loopback address that passes requests to `endpoint` and gives back answers alone.
 
-    Its attribute `counts` has the number of responses and of malformed ones.
+    Its attribute `counts` has the number of responses, of malformed ones and of failed requests.
     """
     counts: Counter[str] = Counter()
 
@@ -69,6 +90,9 @@ def extractor(endpoint: str, schema: str, port: int) -> ThreadingHTTPServer:
         def _pass_on(self, body: bytes | None) -> None:
             # The path is lmms-eval's; the host is ours alone.
             url = endpoint.rstrip("/") + self.path.removeprefix("/v1")
+            chat = body is not None and self.path.endswith("/chat/completions")
+            if chat:
+                body = json.dumps(asked(json.loads(body), system, instruction)).encode()
             request = Request(url, data=body, headers={"Content-Type": "application/json"})
             try:
                 with urlopen(request, timeout=SECONDS) as response:
@@ -77,10 +101,24 @@ def extractor(endpoint: str, schema: str, port: int) -> ThreadingHTTPServer:
                 status, content = error.code, error.read()
             except URLError as error:
                 status, content = 502, json.dumps({"error": {"message": f"{endpoint}: {error.reason}"}}).encode()
-            if status == 200 and self.path.endswith("/chat/completions"):
+            if chat and status == 200:
                 completion, malformed = extracted(json.loads(content), schema)
                 counts.update(responses=len(completion["choices"]), malformed=malformed)
                 content = json.dumps(completion).encode()
+            elif chat:
+                # lmms-eval would score the text of the error as an answer.
+                counts.update(failed=1)
+                Console(stderr=True).print(content.decode(errors="replace"), style="red", markup=False, soft_wrap=True)
+                message = {"role": "assistant", "content": MALFORMED}
+                choice = {"index": 0, "finish_reason": "stop", "message": message}
+                completion = {
+                    "id": "failed",
+                    "object": "chat.completion",
+                    "created": 0,
+                    "model": "",
+                    "choices": [choice],
+                }
+                status, content = 200, json.dumps(completion).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))
@@ -104,7 +142,7 @@ def extractor(endpoint: str, schema: str, port: int) -> ThreadingHTTPServer:
     return server
 
 
-KEYS = ("tasks", "model", "endpoint", "schema", "port", "limit", "serve")
+KEYS = ("tasks", "model", "run", "endpoint", "schema", "port", "limit", "serve")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -116,7 +154,10 @@ def main(arguments: Sequence[str]) -> int:
         _, options = key_values(arguments, KEYS)
         if not {"tasks", "model"} <= options.keys():
             raise UsageError("tasks=... and model=... are needed")
-        schema, port = options.get("schema", "ota"), int(options.get("port", 8100))
+        recipe = recipe_of(Path(options["run"])) if "run" in options else {}
+        data = recipe.get("data") or {}
+        schema = options.get("schema", schema_of(run_schema(recipe.get("reward") or {})))
+        port = whole_number(options, "port", 8100)
         if schema not in (PLAIN, *SCHEMAS):
             raise UsageError(f"schema={schema}: choose one of {', '.join((PLAIN, *SCHEMAS))}")
         console.print("# once, in an environment of its own:")
@@ -124,13 +165,16 @@ def main(arguments: Sequence[str]) -> int:
         console.print("# then, with this extractor running (serve=true):")
         line = command(options["tasks"], options["model"], port, options.get("limit"))
         console.print("OPENAI_API_KEY=none lmms/bin/" + shlex.join(line))
-        if options.get("serve") == "true":
-            with extractor(options.get("endpoint", "http://127.0.0.1:8000/v1"), schema, port) as server:
+        if truth(options, "serve"):
+            endpoint = options.get("endpoint", "http://127.0.0.1:8000/v1")
+            with extractor(endpoint, schema, port, data.get("system", ""), data.get("instruction", "")) as server:
                 console.print(f"# extractor on http://127.0.0.1:{server.server_address[1]}/v1; Ctrl-C ends it")
                 try:
                     server.serve_forever()
                 except KeyboardInterrupt:
-                    console.print(f"# {server.counts['malformed']} of {server.counts['responses']} responses malformed")
+                    counts = server.counts
+                    told = f"# {counts['malformed']} of {counts['responses']} responses malformed"
+                    console.print(f"{told}, {counts['failed']} requests failed")
     except (UsageError, OSError) as error:
         Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return 1

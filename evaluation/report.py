@@ -26,7 +26,7 @@ from evaluation.analyses import advantage_collapse, process_table, read_rollouts
 from evaluation.answers import Schema, run_schema
 from evaluation.benchmarks import BENCHMARKS
 from evaluation.compare import compare
-from evaluation.confusable import confusable_table
+from evaluation.confusable import confusable_table, matrices
 from evaluation.controls import control_table
 from evaluation.runs import NAMES
 from evaluation.runs import Model as Predicted
@@ -39,7 +39,7 @@ ADDED = {"sft": "SFT", "rl": "RL"}  # what such a model had more than the one be
 TRAINER_STATE, RL_METRICS = "sft/trainer_state.json", "rl/metrics.jsonl"
 EXAMPLES_PER_KIND = 6
 STRIP_FRAMES, STRIP_HEIGHT = 8, 120  # frames and pixels, at most
-BROWSED, BROWSED_CLIPS = 1000, 120  # questions, and clips with frames, that can be browsed
+BROWSED, BROWSED_CLIPS = 1000, 500  # questions, and clips with frames, that can be browsed
 LAMBDAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 
 
@@ -93,10 +93,10 @@ def write_report(run_dir: Path) -> None:
         "models": models,
         "verdict": verdict(models, [gain for _, _, gain in changes]),
         "primitives": sorted({asked for model in models for asked in model.scores["per_primitive"]}),
-        "pairs": _confusable_pairs(models),
+        "look_alikes": matrices({model.key: model.judgements for model in models}),
         "examples": _examples(run_dir, recipe, models),
         "browser": _browser(run_dir, recipe, models),
-        "tables": [{"name": table.name, "title": table.title, "html": html(table)} for table in tables],
+        "tables": [{"name": t.name, "title": t.title, "rows": len(t.rows), "html": html(t)} for t in tables],
         "forms": list(FORMS),
         "counterfactual": _counterfactual(rollouts),
         "splits": _splits(run_dir),
@@ -305,18 +305,6 @@ def _figures(
     return {name: (figure, text) for name, (figure, text) in figures.items() if figure is not None}
 
 
-def _confusable_pairs(models: Sequence[Model]) -> list[dict[str, Any]]:
-    """One row per (true, asked) pair: its number of questions and how often each model says Yes."""
-    said_yes: dict[tuple[str, str, int], dict[str, float]] = defaultdict(dict)
-    for model in models:
-        for pair in model.scores["confusable"]:
-            said_yes[pair["motion"], pair["asked"], pair["n"]][model.key] = pair["said_yes"]
-    return [
-        {"motion": motion, "asked": asked, "n": n, "said_yes": shares}
-        for (motion, asked, n), shares in sorted(said_yes.items())
-    ]
-
-
 def _examples(run_dir: Path, recipe: Mapping[str, Any], models: Sequence[Model]) -> list[dict[str, Any]]:
     """A few test samples of each kind, as many different motions as there are, with every model's judgement."""
     groups: dict[str, list[tuple[Judgement, ...]]] = {kind: [] for kind in _kinds(models)}
@@ -362,6 +350,7 @@ def _browser(run_dir: Path, recipe: Mapping[str, Any], models: Sequence[Model]) 
             "task": row[0].sample.task,
             "question": row[0].sample.question,
             "options": row[0].sample.options,
+            "right": row[0].sample.answer_text if row[0].sample.options else None,
             "gold": _gold(row[0]),
             "motion": row[0].sample.extras.get("motion"),
             "answers": [_told(j) for j in row],
@@ -372,6 +361,7 @@ def _browser(run_dir: Path, recipe: Mapping[str, Any], models: Sequence[Model]) 
     kinds = Counter(kind for item in items for answer in item["answers"] for kind in answer["kinds"])
     return {
         "models": [model.name for model in models],
+        "keys": [model.key for model in models],
         "items": items,
         "frames": frames,
         "kinds": [kind for kind, _ in kinds.most_common()],

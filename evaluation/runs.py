@@ -1,5 +1,6 @@
 """What an evaluation needs of a run folder: its questions, the predictions of a model, the schema of its responses."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,10 +37,24 @@ class Model:
 
 
 def recipe_of(run: Path) -> dict[str, Any]:
+    """The run's resolved recipe, with the settings that its finished stages were really done with.
+
+    recipe.yaml is written anew by every stage, so that a later one with other overrides would rename what was trained.
+
+    Raises:
+        UsageError: no run folder, or a file in it that cannot be read.
+    """
     path = run / "recipe.yaml"
     if not path.is_file():
         raise UsageError(f"{run}: no run folder: recipe.yaml is missing")
-    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        for path in sorted((run / "stages").glob("*.json")):
+            settings = json.loads(path.read_text(encoding="utf-8")).get("settings", {})
+            recipe |= {key: value for key, value in settings.items() if key in recipe and path.stem != "evaluate"}
+    except (yaml.YAMLError, json.JSONDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from error
+    return recipe
 
 
 def models_of(spec: str) -> list[Model]:

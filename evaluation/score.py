@@ -41,7 +41,7 @@ from evaluation.answers import (
     read_predictions,
 )
 from evaluation.bootstrap import INTERVAL, RESAMPLES, Resamples, ratio
-from evaluation.cli import UsageError, key_values
+from evaluation.cli import UsageError, key_values, truth, whole_number
 from evaluation.table import TableError, rich, settings_hash, write_tables
 
 __all__ = [
@@ -242,13 +242,15 @@ def run(options: Mapping[str, str], judge_settings: Mapping[str, Any], console: 
         if "samples" in options:
             return
         raise UsageError("predictions=... is missing: JSON Lines with id and response")
+    if "before" in options and name != "video_mmmu":
+        raise UsageError(f"before=...: the knowledge gain is video_mmmu's, not {name}'s")
     settings = {"name": options["judge"], **judge_settings} if "judge" in options else None
     if settings is None and name in NEED_A_JUDGE:
         raise UsageError(f"{name} needs a judge: judge=endpoint judge.url=... judge.model=...")
     path, ids = Path(options["predictions"]), {sample.id for sample in samples}
-    seed, schema = int(options.get("seed", 0)), options.get("schema", benchmark.schema)
+    seed, schema = whole_number(options, "seed", 0), options.get("schema", benchmark.schema)
     predictions = read_predictions(path, ids)
-    votes = options.get("votes", "false") == "true"
+    votes = truth(options, "votes")
     if votes:
         predictions = {s.id: by_votes(s, predictions[s.id], schema) for s in samples if s.id in predictions}
     judge = build(settings) if settings else None
@@ -278,7 +280,7 @@ def run(options: Mapping[str, str], judge_settings: Mapping[str, Any], console: 
         gain = estimate(knowledge_gain(before, result.judgements, seed))
         scores["knowledge_gain"] = gain and {"value": gain.value, "ci": [gain.low, gain.high]}
     for table in result.tables:
-        console.print(rich(table))
+        console.print(rich(table, console.width))
     if gain := scores.get("knowledge_gain"):
         console.print(f"Delta knowledge {gain['value']:.1f} [{gain['ci'][0]:.1f}, {gain['ci'][1]:.1f}]", markup=False)
     if "out" in options:

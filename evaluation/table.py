@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from markupsafe import Markup, escape
+from rich.console import Group
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from evaluation.bootstrap import Estimate
 
@@ -157,16 +159,26 @@ def settings_hash(settings: Mapping[str, Any]) -> str:
 # ---------------------------------------------------------------- forms
 
 
-def rich(table: Table) -> RichTable:
+def rich(table: Table, width: int = 120) -> Group:
+    """For a terminal of `width` columns; columns that do not fit side by side stand below, so that nothing is cut."""
     table.check()
-    shown = RichTable(title=escape_rich(table.title), caption=escape_rich(table.caption), caption_justify="left")
-    for number, name in enumerate(table.header):
-        shown.add_column(escape_rich(name), justify="right" if number else "left", min_width=5 if number else 16)
-    for row, cells in table.cells():
-        # The interval below its number: a terminal is narrow.
-        two_lines = [escape_rich(cell.replace(" [", "\n[")) for cell in cells]
-        shown.add_row(*two_lines, style="dim" if row.kind != "result" else None)
-    return shown
+    rows = list(table.cells())
+    counts, metrics, blocks = list(range(1, 4)), list(range(4, len(table.header))), []
+    while metrics or counts:
+        room = max(1, (width - 22 - 11 * len(counts)) // 15)
+        blocks.append([0, *counts, *metrics[:room]])
+        counts, metrics = [], metrics[room:]
+    shown = []
+    for number, columns in enumerate(blocks):
+        block = RichTable(title=None if number else escape_rich(table.title))
+        for column in columns:
+            block.add_column(escape_rich(table.header[column]), justify="right" if column else "left", overflow="fold")
+        for row, cells in rows:
+            # The interval below its number: a terminal is narrow.
+            two_lines = [escape_rich(cells[column].replace(" [", "\n[")) for column in columns]
+            block.add_row(*two_lines, style="dim" if row.kind != "result" else None)
+        shown.append(block)
+    return Group(*shown, Text(table.caption, style="dim"))
 
 
 def escape_rich(text: str) -> str:

@@ -11,6 +11,7 @@ Each row finds its run by the run's resolved recipe. Rows without one show a das
 
 import asyncio
 import sys
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cache
 from glob import glob
@@ -25,7 +26,7 @@ from evaluation.answers import PredictionError
 from evaluation.benchmarks import BENCHMARKS, LabelError
 from evaluation.benchmarks.base import Part, counts, trivial
 from evaluation.bootstrap import Estimate, Resamples, estimate
-from evaluation.cli import UsageError, key_values
+from evaluation.cli import UsageError, key_values, whole_number
 from evaluation.runs import Model, models_of, recipe_of
 from evaluation.score import labels_hash
 from evaluation.table import Metric, Row, Table, TableError, rich, settings_hash, write_tables
@@ -39,12 +40,15 @@ def papers() -> dict[str, Any]:
 
 
 def matches(when: Mapping[str, Any], recipe: Mapping[str, Any]) -> bool:
-    """Whether a resolved recipe says all of `when`."""
+    """Whether a resolved recipe says all of `when`: a value, one of a list, or a number above another."""
     for key, wanted in when.items():
         value: Any = recipe
         for part in key.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
-        if value not in (wanted if isinstance(wanted, list) else [wanted]):
+        if isinstance(wanted, Mapping):
+            if not isinstance(value, int | float) or value <= wanted["above"]:
+                return False
+        elif value not in (wanted if isinstance(wanted, list) else [wanted]):
             return False
     return True
 
@@ -52,13 +56,14 @@ def matches(when: Mapping[str, Any], recipe: Mapping[str, Any]) -> bool:
 def find(spec: Mapping[str, Any], runs: Mapping[str, Path]) -> dict[str, tuple[Path, str]]:
     """Row id -> run and model. `runs`: row id or folder name -> folder; a row named by its id takes that run.
 
+    A model that is the same in all runs is taken from one that stands in the table with another model already.
+
     Raises:
         UsageError: several runs fit one row.
     """
     found: dict[str, tuple[Path, str]] = {}
-    for id, row in spec["rows"].items():
-        if "model" not in row:
-            continue
+    rows = {id: row for id, row in spec["rows"].items() if "model" in row}
+    for id, row in sorted(rows.items(), key=lambda item: "when" not in item[1]):
         if id in runs:
             found[id] = runs[id], row["model"]
             continue
@@ -69,8 +74,9 @@ def find(spec: Mapping[str, Any], runs: Mapping[str, Path]) -> dict[str, tuple[P
             and matches(row.get("when", {}), recipe_of(run))
             and (run / "eval" / row["model"] / "predictions.jsonl").is_file()
         ]
-        if row.get("when") is None and len(fitting) > 1:
-            fitting = fitting[:1]  # the same model before RL in every run; see the caption for which one it is
+        if "when" not in row:
+            used = [run for run, _ in found.values()]
+            fitting = sorted(fitting, key=lambda run: run not in used)[:1]
         if len(fitting) > 1:
             raise UsageError(
                 f"row {id!r}: {', '.join(map(str, fitting))} all fit: name one with runs={id}={fitting[0]},..."
@@ -89,6 +95,8 @@ def build(name: str, runs: Mapping[str, Path], seed: int = 0) -> tuple[Table, di
     if name not in papers():
         raise UsageError(f"table={name}: choose one of {', '.join(papers())}")
     spec = papers()[name]
+    for row in [name for name, run in runs.items() if name not in spec["rows"] and name != str(run)]:
+        raise UsageError(f"runs={row}=...: no row of {spec['source']}; choose one of {', '.join(spec['rows'])}")
     placed = find(spec, runs)
     if not placed:
         raise UsageError(f"no run of {', '.join(map(str, runs.values()))} fits a row of {spec['source']}")
@@ -112,12 +120,16 @@ def build(name: str, runs: Mapping[str, Path], seed: int = 0) -> tuple[Table, di
             label = f"{row['label']} ({placed[id][0].name})"
             rows.append(Row(label, (*values, *figures), **counts(parts["all questions"], judgements)))
         else:
-            rows.append(Row(row["label"], (*[None] * len(ours), *figures), kind="paper"))
+            rows.append(Row(f"{row['label']} (no run)", (*[None] * len(ours), *figures), kind="paper"))
     nothing = [None] * len(spec["columns"])
+    constants: dict[tuple, list[str]] = defaultdict(list)
     for label, parts in beside.items():
-        values = [value and Estimate(value.value) for value in (_of(parts, *column) for column in ours)]
+        values = tuple(value and Estimate(value.value) for value in (_of(parts, *column) for column in ours))
         if any(values):
-            rows.append(Row(label, (*values, *nothing), len(first.samples), 0, 0, "baseline"))
+            constants[values].append(label)
+    for values, labels in constants.items():
+        label = labels[0] if len(labels) == 1 else f"{labels[0]} (and {len(labels) - 1} alike)"
+        rows.append(Row(label, (*values, *nothing), len(first.samples), 0, 0, "baseline"))
     runs_used = {id: f"{run}:{model}" for id, (run, model) in placed.items()}
     made = Table(
         name=name,
@@ -128,7 +140,7 @@ def build(name: str, runs: Mapping[str, Path], seed: int = 0) -> tuple[Table, di
         settings=settings_hash({"table": name, "runs": runs_used, "labels": labels_hash(first.samples), "seed": seed}),
         note=spec["note"],
     )
-    absent = {id: row.get("run", "no recipe makes it") for id, row in spec["rows"].items() if id not in held}
+    absent = {id: row["run"] for id, row in spec["rows"].items() if id not in held}
     return made, absent
 
 
@@ -152,11 +164,13 @@ def named_runs(text: str) -> dict[str, Path]:
     runs: dict[str, Path] = {}
     for entry in text.split(","):
         id, equals, pattern = entry.rpartition("=")
-        folders = sorted(glob(pattern)) if any(sign in pattern for sign in "*?[") else [pattern]
-        if not folders:
+        folders = [pattern]
+        if any(sign in pattern for sign in "*?["):
+            folders = [path for path in sorted(glob(pattern)) if Path(path).is_dir()]
+        if not folders or not pattern:
             raise UsageError(f"runs={entry}: fits no folder")
         for folder in folders:
-            runs[id if equals else folder] = Path(folder)
+            runs[id if equals else str(Path(folder))] = Path(folder)
     return runs
 
 
@@ -169,10 +183,10 @@ def main(arguments: Sequence[str]) -> int:
         _, options = key_values(arguments, ("table", "runs", "seed", "out"))
         if not {"table", "runs"} <= options.keys():
             raise UsageError("table=... and runs=... are needed")
-        table, absent = build(options["table"], named_runs(options["runs"]), int(options.get("seed", 0)))
-        console.print(rich(table))
+        table, absent = build(options["table"], named_runs(options["runs"]), whole_number(options, "seed", 0))
+        console.print(rich(table, console.width))
         for id, made_by in absent.items():
-            console.print(f"  {id}: no run yet; {made_by}", markup=False)
+            console.print(f"  {id}: no run; {made_by}", markup=False, soft_wrap=True)
         if "out" in options:
             write_tables(Path(options["out"]), [table])
             console.print(f"table: {options['out']}", markup=False)

@@ -147,15 +147,15 @@ def strip(recipe: Recipe, clip: Path, path: Path) -> None:
     sheet.save(path)
 
 
-def shown(record: dict[str, Any]) -> "RenderableType":
-    """Observation, thought and answer in panels; a malformed response as it is, with what is wrong."""
+def shown(record: dict[str, Any], schema: str = "ota") -> "RenderableType":
+    """The parts of a response in panels; a malformed one as it is, with what is wrong."""
     from rich.console import Group
     from rich.panel import Panel
     from rich.text import Text
 
     from rewards.response import parse
 
-    parsed = parse(record["response"])
+    parsed = parse(record["response"], schema)
     if parsed.ok:
         texts = {part.capitalize(): text for part, text in parsed.parts.items()}
     else:
@@ -177,6 +177,7 @@ def main(
     ] = "camreasoner",
 ) -> None:
     """Ask a model about a clip; shows observation, thought and answer, and the frames that it saw."""
+    from evaluation.answers import run_schema, schema_of
     from launch.run import console
 
     try:
@@ -188,7 +189,7 @@ def main(
     except known_errors() as error:
         explain(error)
         sys.exit(1)
-    console.print(shown(record))
+    console.print(shown(record, schema_of(run_schema(recipe.reward.model_dump()))))
     console.print(f"model {weights}\nframes {picture}")
 
 

@@ -172,8 +172,8 @@ def check_overrides(recipes: Path, words: list[str]) -> None:
     """A recipe of these overrides, the first of several values: its keys, options and types are checked."""
     parsed = OverridesParser.create().parse_overrides(words)
     firsts = [
-        f"{each.key_or_group}={next(each.sweep_string_iterator())}" if each.is_sweep_override() else each.input_line
-        for each in parsed
+        f"{one.get_key_element()}={next(one.sweep_string_iterator())}" if one.is_sweep_override() else one.input_line
+        for one in parsed
     ]
     whole(recipes, tuple(first for first in firsts if not first.endswith("=")))
 

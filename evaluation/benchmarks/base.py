@@ -146,12 +146,7 @@ def tables(
     for part in parts:
         row = Row(part.name, estimates(part, metrics), kind="result", **counts(part, judgements))
         if part.overall:
-            main.append(row)
-            main += [
-                Row(f"{name} · {part.name}", estimates(of[part.name], metrics, False), row.n, 0, 0, "baseline")
-                for name, of in beside.items()
-                if part.name in of
-            ]
+            main += [row, *baseline_rows(beside, part.name, metrics)]
             continue
         best = []
         for metric in metrics:
@@ -165,6 +160,18 @@ def tables(
         title = f"{benchmark.title}: parts, each beside the best of {', '.join(beside)} in every metric"
         made.append(Table(f"{benchmark.name}_parts", title, rows=tuple(rest), **common))
     return made
+
+
+def baseline_rows(beside: Mapping[str, Mapping[str, Part]], part: str, metrics: Sequence[Metric]) -> list[Row]:
+    """Lines of the baselines that answer every question of a part; those with the same numbers share one."""
+    names: dict[tuple, list[str]] = defaultdict(list)
+    for name, of in beside.items():
+        if part in of:
+            names[int(of[part].members_N.sum()), estimates(of[part], metrics, interval=False)].append(name)
+    alike = {
+        key: found[0] if len(found) == 1 else f"{found[0]} (and {len(found) - 1} alike)" for key, found in names.items()
+    }
+    return [Row(f"{alike[n, values]} · {part}", values, n, 0, 0, "baseline") for n, values in names]
 
 
 def estimates(part: Part, metrics: Iterable[Metric], interval: bool = True) -> tuple[Estimate | None, ...]:
@@ -312,31 +319,42 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """Records of a JSON list, JSON Lines, CSV, TSV or Parquet file, by its suffix."""
     if not path.exists():
         raise LabelError(f"{path}: no such label file")
+    try:
+        rows = _rows_of(path)
+    except UnicodeDecodeError as error:
+        raise LabelError(f"{path}: no text in UTF-8 ({error})") from error
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise LabelError(f"{path}: must hold a list of records, and at least one")
+    return rows
+
+
+def _rows_of(path: Path) -> Any:
     suffix = path.suffix.lower()
     if suffix == ".json":
-        rows = read_json(path)
-    elif suffix == ".jsonl":
+        return read_json(path)
+    if suffix == ".jsonl":
         rows = []
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             try:
                 rows.append(json.loads(line))
             except json.JSONDecodeError as error:
                 raise LabelError(f"{path}:{number}: no JSON ({error.msg})") from error
-    elif suffix in (".csv", ".tsv"):
+        return rows
+    if suffix in (".csv", ".tsv"):
         csv.field_size_limit(1 << 24)
         with path.open(encoding="utf-8", newline="") as lines:
-            rows = list(csv.DictReader(lines, delimiter="," if suffix == ".csv" else "\t"))
-    elif suffix == ".parquet":
+            return list(csv.DictReader(lines, delimiter="," if suffix == ".csv" else "\t"))
+    if suffix == ".parquet":
         import pyarrow.parquet
 
-        rows = pyarrow.parquet.read_table(path).to_pylist()
-    else:
-        raise LabelError(
-            f"{path}: cannot read {suffix or 'a file without a suffix'}; give json, jsonl, csv, tsv, parquet"
-        )
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
-        raise LabelError(f"{path}: must hold a list of records, and at least one")
-    return rows
+        return pyarrow.parquet.read_table(path).to_pylist()
+    raise LabelError(f"{path}: cannot read {suffix or 'a file without a suffix'}; give json, jsonl, csv, tsv, parquet")
+
+
+def no_parts(only: Sequence[str] | None) -> None:
+    """Raise LabelError where parts are named of a benchmark that has none, instead of scoring all of it."""
+    if only:
+        raise LabelError(f"only={','.join(only)}: this benchmark has no parts to choose from; leave only=... out")
 
 
 def from_source(source: Source, path: Path) -> list[Sample]:
@@ -408,23 +426,30 @@ def is_samples(path: Path) -> bool:
     """Whether a file holds our own samples, so that any benchmark can be scored on them."""
     if path.suffix != ".jsonl" or not path.is_file():
         return False
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         try:
-            Sample.model_validate_json(next(lines, ""))
+            Sample.model_validate_json(next(lines, b""))
         except ValidationError:
             return False
     return True
 
 
 def read_labels(benchmark: Benchmark, path: Path, only: Sequence[str] | None = None) -> list[Sample]:
-    """Samples of a benchmark's labels: its official files, or our own samples made from them (`out_samples=`).
+    """Samples of a benchmark's labels: its official files, or our own samples made from them (`samples=`).
 
     Raises:
         LabelError, SampleError: naming file, record and field.
     """
     if not path.exists():
         raise LabelError(f"{path}: no such label file or folder")
-    samples = list(read_samples(path)) if is_samples(path) else benchmark.read(path, only)
+    if is_samples(path) and benchmark.name != "samples":
+        if only:
+            raise LabelError(
+                f"only=...: {path} holds samples, from which it cannot choose; give the benchmark's own files"
+            )
+        samples = list(read_samples(path))
+    else:
+        samples = benchmark.read(path, only)
     if not samples:
         raise LabelError(f"{path}: holds no label" + (f" of {', '.join(only)}" if only else ""))
     twice = [id for id, count in Counter(sample.id for sample in samples).items() if count > 1]

@@ -13,7 +13,7 @@ from data_tools.sample import Sample
 from data_tools.sources import camerabench as sources
 from data_tools.sources import problems
 from data_tools.sources.source import Source
-from evaluation import metrics
+from evaluation import captions, metrics
 from evaluation.answers import Judgement, answers
 from evaluation.benchmarks.base import (
     ASKED,
@@ -27,6 +27,7 @@ from evaluation.benchmarks.base import (
     grouped,
     masks,
     means,
+    no_parts,
     option_baselines,
     values_of,
 )
@@ -257,24 +258,20 @@ VQA = Benchmark(
 
 def read_captions(path: Path, only: Sequence[str] | None) -> list[Sample]:
     """`caption_data.json`."""
+    no_parts(only)
     return from_source(sources.SOURCES[2], path)
 
 
 def measure_captions(judgements: Sequence[Judgement], resamples: Resamples) -> list[Part]:
-    """ROUGE-L and BLEU-2 of every caption, and the share that the judge finds entailed by the reference."""
-    from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
-    from rouge_score.rouge_scorer import RougeScorer
-
-    rouge, smooth = RougeScorer(["rougeL"]), SmoothingFunction().method1
-    columns = {"ROUGE-L": [], "BLEU-2": []}
-    for j in judgements:
-        reference, told = j.sample.answer, j.answer
-        columns["ROUGE-L"].append(rouge.score(reference, told)["rougeL"].fmeasure if told else 0.0)
-        words = [reference.lower().split()], told.lower().split()
-        columns["BLEU-2"].append(sentence_bleu(*words, (0.5, 0.5), smoothing_function=smooth) if told else 0.0)
+    """Nearness of every caption to its reference by words, and whether the judge finds it entailed."""
+    told = ["" if j.outcome in ("failed", "missing") else j.answer for j in judgements]
+    references = [j.sample.answer for j in judgements]
+    by_words = [captions.camerabench(*texts) for texts in zip(told, references)]
+    columns = {name: np.array([of[name] for of in by_words]) for name in by_words[0]}
+    columns["CIDEr-D"] = captions.cider_d(told, references)
     if any(ASKED in j.marks for j in judgements):
         columns["matched (judge)"] = values_of(judgements, "matched")
-    return grouped({name: np.array(values) for name, values in columns.items()}, judgements, resamples)
+    return grouped(columns, judgements, resamples)
 
 
 async def ask_captions(judgements: Sequence[Judgement], judge: Judge) -> list[Judgement]:
@@ -295,12 +292,21 @@ CAPTIONS = Benchmark(
     name="camerabench_captions",
     title="CameraBench, captions",
     read=read_captions,
-    metrics=tuple(Metric(name, MICRO) for name in ("ROUGE-L", "BLEU-2", "matched (judge)")),
+    metrics=(
+        Metric("ROUGE-L", "official: rouge-score with stems; mean over captions"),
+        Metric("BLEU-2", "official: nltk, smoothed by method 1; mean over captions"),
+        Metric("METEOR-like", "official stand-in: sets of words and word pairs, no synonyms; mean over captions"),
+        Metric("CIDEr-like", "official stand-in: cosine of word counts; mean over captions"),
+        Metric("SPICE-like", "official stand-in: F1 of word sets; mean over captions"),
+        Metric("CIDEr-D", "as defined, 0 to 10, document frequencies of these references; mean over captions", 1),
+        Metric("matched (judge)", MICRO),
+    ),
     measure=measure_captions,
     baselines=caption_baselines,
     ask=ask_captions,
-    note="rouge-score and nltk; the official script computes variants of its own, so do not compare. matched: our "
-    "judge instead of GPT-4o",
+    note="The official script calls its stand-ins METEOR, CIDEr and SPICE, and drops failures, which count 0 here. "
+    "METEOR and SPICE as defined are not computed: they need WordNet's files and a Java parser. matched: our judge "
+    "instead of GPT-4o",
 )
 
 BENCHMARKS = (BINARY, VQA, CAPTIONS)

@@ -30,6 +30,7 @@ from evaluation.benchmarks.base import (
     masks,
     means,
     need,
+    no_parts,
     option_baselines,
     read_json,
     read_rows,
@@ -199,6 +200,7 @@ REFINESHOT = Benchmark(
 
 def read_vidtab(path: Path, only: Sequence[str] | None) -> list[Sample]:
     """VideoChat-R1's Quality_Access: the options stand in the instruction."""
+    no_parts(only)
     samples = []
     for place, row in enumerate(read_rows(path)):
         where = f"{path}: record {place}"
@@ -257,6 +259,7 @@ def read_mvbench(path: Path, only: Sequence[str] | None) -> list[Sample]:
 
 def read_videomme(path: Path, only: Sequence[str] | None) -> list[Sample]:
     """Video-MME's nested template or the flat rows of the hub; ids are question_id."""
+    no_parts(only)
     rows: list[dict] = []
     for row in read_rows(path):
         nested = row.get("questions")
@@ -280,6 +283,7 @@ def read_videomme(path: Path, only: Sequence[str] | None) -> list[Sample]:
 
 def read_perception_test(path: Path, only: Sequence[str] | None) -> list[Sample]:
     """The official object by video, or the rows of the hub; ids are `<video>-<question>`."""
+    no_parts(only)
     if path.suffix == ".json" and isinstance(content := read_json(path), dict):
         rows = []
         for video, value in content.items():

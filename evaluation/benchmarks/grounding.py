@@ -19,6 +19,7 @@ from evaluation.benchmarks.base import (
     grouped,
     make_sample,
     need,
+    no_parts,
     option_baselines,
     read_rows,
     values_of,
@@ -35,6 +36,7 @@ _SOURCES = {source.name: source for source in videochat_r1.SOURCES}
 def _moments(name: str):
     def read(path: Path, only: Sequence[str] | None) -> list[Sample]:
         """VideoChat-R1's JSON by video, the hub's rows (video, caption, timestamp), or TALL's text lines."""
+        no_parts(only)
         if path.suffix == ".txt":
             return _tall(path, name)
         if path.suffix != ".json" or path.read_text(encoding="utf-8").lstrip().startswith("["):
@@ -207,6 +209,7 @@ NEXTGQA = Benchmark(
 
 def read_got10k(path: Path, only: Sequence[str] | None) -> list[Sample]:
     """VideoChat-R1's got_val.json: eight boxes per sequence, the first one given in the prompt."""
+    no_parts(only)
     return from_source(_SOURCES["got10k"], path)
 
 

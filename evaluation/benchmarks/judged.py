@@ -19,6 +19,7 @@ from evaluation.benchmarks.base import (
     masks,
     means,
     need,
+    no_parts,
     read_rows,
     values_of,
     with_texts,
@@ -45,6 +46,7 @@ def harmonic(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
 
 def read_dream1k(path: Path, only: Sequence[str] | None) -> list[Sample]:
     """tarsier's DREAM-1k.jsonl; ids are idx."""
+    no_parts(only)
     samples = []
     for place, row in enumerate(read_rows(path)):
         where = f"{path}: record {place}"
@@ -127,6 +129,7 @@ DREAM1K = Benchmark(
 
 def read_vcrbench(path: Path, only: Sequence[str] | None) -> list[Sample]:
     """The published JSON list; ids are id."""
+    no_parts(only)
     samples = []
     for place, row in enumerate(read_rows(path)):
         where = f"{path}: record {place}"

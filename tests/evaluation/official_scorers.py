@@ -1,5 +1,8 @@
 """The official definitions, written plainly and one item at a time, to hold our vectorised scorers against."""
 
+import math
+import string
+from itertools import pairwise
 from statistics import mean
 
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -36,6 +39,28 @@ def camerabench_vqa(pairs: list[dict[str, dict[str, float]]]) -> dict[str, float
         group += by_text and by_image
     n = len(pairs)
     return {"Acc": acc / (4 * n), "Q-Acc": q_acc / (2 * n), "Text": text / n, "Image": image / n, "Group": group / n}
+
+
+def camerabench_caption(reference: str, caption: str) -> dict[str, float]:
+    """What t2v_metrics, camerabench/caption_evaluation.py calls METEOR, CIDEr and SPICE."""
+
+    def split(text: str) -> list[str]:
+        return "".join(c for c in text.lower() if c not in string.punctuation).split()
+
+    r, c = split(reference), split(caption)
+    if not r or not c:
+        return {"METEOR-like": 0.0, "CIDEr-like": 0.0, "SPICE-like": 0.0}
+    two_r, two_c = set(pairwise(r)), set(pairwise(c))
+    one, two = len(set(r) & set(c)), len(two_r & two_c)
+    p = 0.8 * one / len(set(c)) + 0.2 * (two / len(two_c) if two_c else 0)
+    q = 0.8 * one / len(set(r)) + 0.2 * (two / len(two_r) if two_r else 0)
+    dot = sum(r.count(word) * c.count(word) for word in {*r, *c})
+    lengths = [math.sqrt(sum(text.count(word) ** 2 for word in set(text))) for text in (r, c)]
+    return {
+        "METEOR-like": 10 * p * q / (q + 9 * p) if p + q else 0.0,
+        "CIDEr-like": dot / (lengths[0] * lengths[1]),
+        "SPICE-like": 2 * one / (len(set(r)) + len(set(c))),  # F1 of sets
+    }
 
 
 def temporal_iou(a: list[float], b: list[float]) -> float:

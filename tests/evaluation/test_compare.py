@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shlex
 import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,13 +19,15 @@ from evaluation import compare, tables
 from evaluation.analyses import RecordError, advantage_collapse, process_table, read_rollouts
 from evaluation.benchmarks import BENCHMARKS
 from evaluation.cli import UsageError, key_values
-from evaluation.confusable import cases, confusable_table, named_motion
+from evaluation.confusable import cases, confusable_table, matrices, named_motion
 from evaluation.controls import control_table
-from evaluation.lmms_eval import MALFORMED, command, extractor
+from evaluation.lmms_eval import MALFORMED, asked, command, extractor
 from evaluation.report import write_report
 from evaluation.runs import models_of
 from evaluation.score import balanced_accuracy_gain
 from evaluation.table import settings_hash
+from launch import verl
+from launch.plan import compose_recipe
 from rewards.judge import RuleJudge
 from rewards.motions import NAMES, observation
 
@@ -56,6 +59,9 @@ def test_compare_command(run: Path, tmp_path: Path, capsys):
     assert compare.main([str(tmp_path / "absent"), f"{run}:rl"]) == 1
     assert compare.main([f"{run}:base"]) == 1
     assert "two or more" in capsys.readouterr().err
+    files = [str(run / f"eval/{key}/predictions.jsonl") for key in ("base", "rl")]
+    _, models = compare.load(files, {"labels": str(run / "data/test.jsonl")})
+    assert [model.name for model in models] == files  # both are called predictions.jsonl
 
 
 # ---------------------------------------------------------------- papers' tables
@@ -74,7 +80,7 @@ def test_figures_of_the_papers_fill_their_tables(name):
     assert all(len(row["figures"]) == len(spec["columns"]) for row in spec["rows"].values())
     known = {metric.name for metric in BENCHMARKS["samples"].metrics}
     assert {metric for _, metric in spec["ours"]} <= known
-    assert all("run" in row or "when" in row or "model" in row or name == "videop2r2" for row in spec["rows"].values())
+    assert all("run" in row for row in spec["rows"].values())
 
 
 def test_lambda_table_finds_its_runs_by_recipe(run: Path, tmp_path: Path, capsys):
@@ -83,7 +89,7 @@ def test_lambda_table_finds_its_runs_by_recipe(run: Path, tmp_path: Path, capsys
     ]
     table, absent = tables.build("camreasoner4", {str(r): r for r in runs})
     names = [row.name for row in table.rows]
-    assert names[:4] == ["λ = 0.0", "λ = 0.1 (l0.1)", "λ = 0.3", "λ = 0.5 (l0.5)"]
+    assert names[:4] == ["λ = 0.0 (no run)", "λ = 0.1 (l0.1)", "λ = 0.3 (no run)", "λ = 0.5 (l0.5)"]
     assert table.rows[1].values[-2].value == pytest.approx(0.784)  # CamReasoner, Table 4
     assert table.rows[0].values[0] is None
     assert table.rows[1].values[0].low is not None
@@ -99,6 +105,9 @@ def test_lambda_table_finds_its_runs_by_recipe(run: Path, tmp_path: Path, capsys
     assert "78.4" in (tmp_path / "out/camreasoner3.md").read_text()
     assert tables.main(["table=camreasoner3", f"runs={tmp_path}/nothing*"]) == 1
     assert tables.main(["table=unheard_of", f"runs={runs[0]}"]) == 1
+    capsys.readouterr()
+    for wrong, said in ((f"first={runs[0]}", "no row of CamReasoner, Table 4"), ("", "fits no folder")):
+        assert tables.main(["table=camreasoner4", f"runs={wrong}"]) == 1 and said in capsys.readouterr().err
 
 
 def test_runs_with_other_questions_cannot_stand_in_one_table(run: Path):
@@ -115,6 +124,39 @@ def test_key_values_refuse_what_is_unknown():
     for wrong in (["y=1"], ["x=1", "x=2"], ["judge.=1"]):
         with pytest.raises(UsageError):
             key_values(wrong, ("x", "judge."))
+
+
+def test_every_command_of_a_papers_row_makes_a_run_of_that_row():
+    for name in tables.papers():
+        rows = {id: row for id, row in tables.papers()[name]["rows"].items() if "when" in row}
+        for id, row in rows.items():
+            chosen = shlex.split(row["run"])
+            settings = {key: value for key, _, value in (part.partition("=") for part in chosen)}
+            recipe, _ = compose_recipe(
+                [f"experiment={settings.get('EXPERIMENT', 'demo')}", *settings.get("ARGS", "").split()]
+            )
+            verl.check_rewards(recipe)
+            made = recipe.model_dump(mode="json")
+            assert row["model"] in made["eval"]["models"]
+            fits = {
+                other for other, of in rows.items() if of["model"] == row["model"] and tables.matches(of["when"], made)
+            }
+            assert {rows[other]["run"] for other in fits} == {row["run"]}, (name, id, fits)
+
+
+def test_other_models_are_taken_from_the_run_that_the_table_is_about(run: Path):
+    runs = []
+    for name, weight in (("a", 0.3), ("b", 0.1)):
+        # recipe.yaml as a later stage with other overrides leaves it; the stage's own record holds.
+        made = with_recipe(run, name, reward={"name": "camreasoner", "format_weight": 9})
+        record = {"settings": {"reward": {"name": "camreasoner", "format_weight": weight}}}
+        (made / "stages/rl.json").write_text(json.dumps(record))
+        runs.append(made)
+    found = tables.find(tables.papers()["camreasoner3"], {str(run): run for run in runs})
+    assert found == {key: (runs[1], key) for key in ("base", "sft", "rl")}
+    (runs[0] / "recipe.yaml").write_text("name: [")
+    with pytest.raises(UsageError, match="recipe.yaml: cannot be read"):
+        models_of(str(runs[0]))
 
 
 # ---------------------------------------------------------------- look-alikes
@@ -159,6 +201,10 @@ def test_look_alikes_show_answer_and_observation_beside_each_other(run: Path):
     assert sum(v.value for v in row.values[:3]) == pytest.approx(1)
     assert sum(v.value for v in row.values[3:6]) == pytest.approx(1)
     assert confusable_table({"RL": []}, HASH) is None
+    shares = matrices({"rl": judged})[0]
+    assert NAMES[shares["motion"]] in row.name and shares["n"] == row.n
+    assert list(shares["shares"]["rl"].values()) == pytest.approx([v.value for v in row.values])
+    assert matrices({"rl": []}) == []
 
 
 # ---------------------------------------------------------------- VideoP2R's analyses
@@ -237,34 +283,52 @@ def test_controls_compare_the_same_questions(run: Path):
 # ---------------------------------------------------------------- lmms-eval
 
 
-def test_the_extractor_gives_back_answers_alone():
-    replies = iter(["<observation>no zoom</observation><think>So.</think><answer>Yes</answer>", "Yes, I think", ""])
+def test_the_extractor_asks_as_the_model_knows_it_and_gives_back_answers_alone():
+    replies = iter(
+        ["<observation>no zoom</observation><think>So.</think><answer>Yes</answer>", "Yes, I think", "", None]
+    )
+    requests = []
 
     class Model(BaseHTTPRequestHandler):
         def do_POST(self):
-            self.rfile.read(int(self.headers["Content-Length"]))
-            body = json.dumps({"id": "x", "choices": [{"index": 0, "message": {"content": next(replies)}}]}).encode()
-            self.send_response(200)
+            requests.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            reply = next(replies)
+            body = json.dumps({"id": "x", "choices": [{"index": 0, "message": {"content": reply}}]}).encode()
+            self.send_response(400 if reply is None else 200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
 
         def log_message(self, *_): ...
 
+    clip = {"type": "video_url", "video_url": {"url": "file:///clips/a.mp4"}}
+    turn = {"role": "user", "content": [clip, {"type": "text", "text": "Does it zoom?"}]}
+    # As lmms-eval 0.7.3 sends it (models/chat/openai.py), with pass_video_url.
+    request = {"messages": [turn], "model": "m", "max_tokens": 16, "temperature": 0, "media_io_kwargs": {"video": {}}}
     with ThreadingHTTPServer(("127.0.0.1", 0), Model) as model:
         threading.Thread(target=model.serve_forever, daemon=True).start()
-        with extractor(f"http://127.0.0.1:{model.server_address[1]}/v1", "ota", 0) as server:
+        endpoint = f"http://127.0.0.1:{model.server_address[1]}/v1"
+        with extractor(endpoint, "ota", 0, "Be brief.", "Explain.") as server:
             threading.Thread(target=server.serve_forever, daemon=True).start()
             url = f"http://127.0.0.1:{server.server_address[1]}/v1/chat/completions"
             told = []
-            for _ in range(3):
-                with urlopen(Request(url, data=b"{}"), timeout=10) as response:
+            for _ in range(4):
+                with urlopen(Request(url, data=json.dumps(request).encode()), timeout=10) as response:
                     told.append(json.loads(response.read())["choices"][0]["message"]["content"])
             server.shutdown()
         model.shutdown()
-    assert told == ["Yes", MALFORMED, MALFORMED]
-    assert server.counts == {"responses": 3, "malformed": 2}
-    assert "max_new_tokens=4096,temperature=0" in command("mvbench", "m", 8100)
+    assert told == ["Yes", MALFORMED, MALFORMED, MALFORMED]
+    assert server.counts == {"responses": 3, "malformed": 2, "failed": 1}
+    system = {"role": "system", "content": "Be brief."}
+    user = {"role": "user", "content": [clip, {"type": "text", "text": "Does it zoom?\nExplain."}]}
+    assert requests[0] == {"messages": [system, user], "model": "m", "temperature": 0}
+    assert asked(request) == {"messages": [turn], "model": "m", "temperature": 0}
+
+
+def test_lmms_eval_sends_clips_whole_and_waits_for_a_reasoning():
+    line = command("mvbench", "m", 8100)
+    assert line[line.index("--model") + 1] == "openai"
+    assert {"pass_video_url=True", "timeout=600"} <= set(line[line.index("--model_args") + 1].split(","))
 
 
 def test_report_carries_tables_collapse_and_the_lambda_counterfactual(run: Path):

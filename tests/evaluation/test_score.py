@@ -222,6 +222,23 @@ def test_bad_predictions_name_file_and_line(tmp_path: Path, line, message):
         read_predictions(path, {s.id for s in SAMPLES})
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file of predictions"),
+        (b"", "holds no prediction"),
+        (b"\xff\xfe{}\n", r"predictions.jsonl:1: record: Invalid JSON"),
+        (b"\n", r"predictions.jsonl:1: record: Invalid JSON"),
+    ],
+)
+def test_a_file_that_holds_no_predictions_is_an_error(tmp_path: Path, content, message):
+    path = tmp_path / "predictions.jsonl"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(PredictionError, match=message):
+        read_predictions(path, {s.id for s in SAMPLES})
+
+
 def run_cli(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "evaluation.score", *arguments],
@@ -250,7 +267,7 @@ def test_command_prints_the_table_and_writes_the_scores(tmp_path: Path):
     assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".md", ".csv", ".tex", ".json"}
 
 
-def test_command_fails_clearly_on_bad_input(tmp_path: Path):
+def test_command_fails_clearly_on_bad_input(tmp_path: Path, capsys):
     write_samples(tmp_path / "samples.jsonl", SAMPLES)
     (tmp_path / "predictions.jsonl").write_text('{"id": "[q1]", "response": "", "finish_reason": "stop"}\n')
     labels = f"labels={tmp_path}/samples.jsonl"
@@ -263,3 +280,16 @@ def test_command_fails_clearly_on_bad_input(tmp_path: Path):
     assert main([labels, "prediction=x"]) == 1
     assert main([labels]) == 1
     assert main([labels, "benchmark=dream1k", "predictions=x"]) == 1  # needs a judge
+    predictions = f"predictions={tmp_path}/predictions.jsonl"
+    (tmp_path / "predictions.jsonl").write_text('{"id": "q1", "response": "A"}\n')
+    (tmp_path / "bytes.jsonl").write_bytes(b"\xff")
+    capsys.readouterr()
+    for arguments, said in (
+        ([labels, predictions, "seed=x"], "seed=x: give a whole number"),
+        ([labels, predictions, "votes=yes"], "votes=yes: give true or false"),
+        ([labels, predictions, "before=x"], "video_mmmu"),
+        ([labels, predictions, "only=none_such"], "no label of none_such"),
+        ([labels, predictions, "benchmark=mmvu", "only=all"], "cannot choose"),
+        ([f"labels={tmp_path}/bytes.jsonl", predictions, "benchmark=mmvu"], "no text in UTF-8"),
+    ):
+        assert main(arguments) == 1 and said in capsys.readouterr().err

@@ -52,6 +52,9 @@ def test_a_table_is_refused_without_what_makes_it_readable(change, message):
         Table(**FIELDS | change)
 
 
+KINDS = ("result", "baseline")
+
+
 def test_a_table_that_lost_something_later_is_not_rendered():
     table = Table(**FIELDS)
     object.__setattr__(table, "rows", (MODEL,))
@@ -76,6 +79,18 @@ def test_every_form_shows_numbers_counts_baselines_and_settings(tmp_path):
     ]
     assert rows[0]["row"] == MODEL.name
     assert rows[0]["settings"] == table.settings
+
+
+def test_a_narrow_terminal_cuts_no_column():
+    metrics = tuple(Metric(f"metric {i}", "micro") for i in range(9))
+    rows = tuple(
+        Row(f"{kind} row", tuple(Estimate(i / 9, 0.1, 0.2) for i in range(9)), 7, 0, 0, kind) for kind in KINDS
+    )
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(rich(Table(**FIELDS | {"metrics": metrics, "rows": rows}), console.width))
+    text = console.export_text()
+    assert all(len(line) <= 80 for line in text.splitlines()) and "…" not in text
+    assert all(f"metric {i}" in text and text.count(f"{100 * i / 9:.1f}") >= 2 for i in range(9))
 
 
 def test_names_are_escaped():

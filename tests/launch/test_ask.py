@@ -21,9 +21,9 @@ def run_folder(tiny_recipe, tmp_path):
     return folder
 
 
-def text(record) -> str:
+def text(record, schema: str = "ota") -> str:
     console = Console(width=80, file=StringIO())
-    console.print(shown(record))
+    console.print(shown(record, schema))
     return console.file.getvalue()
 
 
@@ -64,6 +64,11 @@ def test_an_answer_is_shown_part_by_part():
 def test_a_malformed_response_is_shown_as_it_is():
     out = text({"response": "It pans."})
     assert "missing <observation>" in out and "It pans." in out
+
+
+def test_a_run_of_another_schema_is_not_malformed():
+    out = text({"response": "<think>So.</think><answer>Yes</answer>"}, "think_answer")
+    assert "Think" in out and "Response" not in out
 
 
 def test_what_cannot_be_asked_is_one_clear_message(run_folder, tmp_path):
