@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 import typer
 
-from data_tools.parallel import each
+from data_tools.parallel import WorkerError, each
 from data_tools.probe import ClipError, ClipInfo, clip_path, probe
 from data_tools.sample import BY_OPTION, RecordError, Sample, parse_sample, read_lines
 from data_tools.sources import Rejected
@@ -341,7 +341,7 @@ def _bars(edges: Sequence[float], counts: Mapping[float, int]) -> list[tuple[str
 
 def main(
     files: Annotated[list[Path], typer.Argument(metavar="SAMPLES.jsonl...", exists=True, dir_okay=False)],
-    out: Annotated[Path, typer.Option(help="Folder of the results.")],
+    out: Annotated[Path, typer.Option(help="Folder of the results.", file_okay=False)],
     media_root: Annotated[Path | None, typer.Option(help="Folder of the videos; without it labels alone.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Videos decoded at once; all cores by default.")] = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds per video.")] = 20,
@@ -355,12 +355,12 @@ def main(
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
-        with Bars(*columns, console=console, transient=True) as bars:
-            task = bars.add_task("decoding videos", total=None, visible=media_root is not None)
+        with Bars(*columns, console=console, transient=True, disable=media_root is None) as bars:
+            task = bars.add_task("decoding videos", total=None)
             found = check(
                 files, out, media_root, workers, timeout, ray, lambda d, n: bars.update(task, completed=d, total=n)
             )
-    except (CheckError, SplitError, OSError) as error:
+    except (CheckError, SplitError, WorkerError, OSError) as error:
         console.print(f"error: {error}", style="red", markup=False)
         raise typer.Exit(1) from error
     console.print(f"{found.records} records = {found.kept} kept + {found.quarantined} quarantined", markup=False)

@@ -34,6 +34,8 @@ VERSION = 1  # of what a budget makes of a video; part of every clip's name
 FRAMES_PER_PATCH = 2  # Qwen's vision towers merge two frames
 # qwen-vl-utils 0.0.14, vision_process.py:25 and :31, shrinks what takes more tokens per pair of frames or in all.
 PAIR_TOKENS, CLIP_TOKENS = 768, 0.9 * 128_000
+# Qwen3-VL's own processor shrinks a clip of more pixels in all (its video_preprocessor_config.json: longest_edge).
+CLIP_PIXELS = {32: 25_165_824}  # by token_side
 Progress = Callable[[int, int], None]
 
 
@@ -75,6 +77,8 @@ class Budget:
             raise MediaError(f"min_frames {self.min_frames} must lie between 2 and max_frames {self.max_frames}")
         token = self.token_side**2
         most = int(token * min(PAIR_TOKENS, FRAMES_PER_PATCH * CLIP_TOKENS / self.max_frames))
+        if self.token_side in CLIP_PIXELS:
+            most = min(most, CLIP_PIXELS[self.token_side] // self.max_frames)
         if not token <= self.max_pixels <= most:
             raise MediaError(
                 f"max_pixels {self.max_pixels}: {token} (one visual token) to {most}, beyond which Qwen's loader "

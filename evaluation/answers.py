@@ -89,6 +89,7 @@ class Judgement:
         truncated: whether the response was cut at its token limit.
         value: accuracy of the answer in [0, 1], as the reward computes it; 0 where there is none.
         prediction: the record itself, or None.
+        motion: what its observation ought to state; None where no motion is known, or no observation is asked for.
         marks: what a judge said of it besides, by name; see the judged benchmarks.
     """
 
@@ -102,6 +103,7 @@ class Judgement:
     truncated: bool
     value: float = 0.0
     prediction: Prediction | None = None
+    motion: str | None = None
     marks: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -215,7 +217,10 @@ def judge(sample: Sample, prediction: Prediction | None, schema: Schema = "ota")
     if sample.task == "binary" and {option.casefold() for option in sample.options} != {"yes", "no"}:
         raise SampleError(f"sample {sample.id!r}: options: binary needs Yes and No, got {sample.options}")
     response = prediction.response if prediction else ""
-    parsed = parse_answer(response, schema_of(schema, sample.task))
+    name = schema_of(schema, sample.task)
+    parsed = parse_answer(response, name)
+    observes = name == PLAIN or "observation" in SCHEMAS[name]
+    motion = sample.extras.get("motion") if observes else None
     chosen = stated = reason = None
     value = 0.0
     if prediction is None:
@@ -240,7 +245,7 @@ def judge(sample: Sample, prediction: Prediction | None, schema: Schema = "ota")
             value = accuracy(parsed.answer, vars(sample), parsed.parts.get("glue"))
             outcome = "right" if value >= RIGHT else "wrong"
     truncated = prediction is not None and prediction.finish_reason == "length"
-    return Judgement(sample, outcome, reason, response, parsed, chosen, stated, truncated, value, prediction)
+    return Judgement(sample, outcome, reason, response, parsed, chosen, stated, truncated, value, prediction, motion)
 
 
 def judge_all(

@@ -69,17 +69,17 @@ def score_judgements(judgements: Sequence[Judgement], seed: int = 0) -> dict[str
 
     Over all responses: `n`, one count per outcome (they add up to `n`), `truncated` (which cuts across them),
     `format_rate` (well formed / n), `observation_fidelity` (observation states extras["motion"] / `n_motion`, the
-    samples that know it; a malformed or absent response is not faithful) beside `constant_observation_fidelity` (always
-    stating the most frequent motion) and `motion_matrix`.
+    samples that know it and ask for an observation; a malformed or absent response is not faithful) beside
+    `constant_observation_fidelity` (always stating the most frequent motion) and `motion_matrix`.
     Over the Yes/No questions: `n_binary`, `balanced_accuracy` = (yes_recall + no_recall) / 2 with its 95 % interval,
     `accuracy` beside `always_no_accuracy` and `always_yes_accuracy`, `per_primitive` and `confusable`.
     Over the choice questions: `choice`. Over the questions of each task: `tasks`, mean accuracy as the reward has it.
     """
     binary = [j for j in judgements if j.sample.task == "binary"]
     choice = [j for j in judgements if j.sample.task == "choice"]
-    known = [j for j in judgements if "motion" in j.sample.extras]
+    known = [j for j in judgements if j.motion is not None]
     outcomes = Counter(j.outcome for j in judgements)
-    motions = Counter(j.sample.extras["motion"] for j in known)
+    motions = Counter(j.motion for j in known)
     gold_yes = sum(map(_gold_yes, binary))
     return {
         "n": len(judgements),
@@ -89,7 +89,7 @@ def score_judgements(judgements: Sequence[Judgement], seed: int = 0) -> dict[str
         "malformed_reasons": dict(Counter(j.reason for j in judgements if j.outcome == "malformed").most_common()),
         "format_rate": _share(sum(j.parsed.ok and j.outcome != "failed" for j in judgements), len(judgements)),
         "n_motion": len(known),
-        "observation_fidelity": _share(sum(j.stated == j.sample.extras["motion"] for j in known), len(known)),
+        "observation_fidelity": _share(sum(j.stated == j.motion for j in known), len(known)),
         "constant_observation_fidelity": _share(max(motions.values(), default=0), len(known)),
         "motion_matrix": _motion_matrix(known),
         "n_binary": len(binary),

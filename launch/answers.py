@@ -75,7 +75,8 @@ def answers(
     texts, media = (recipe["data"]["system"], recipe["data"]["instruction"]), recipe["media"]
 
     def decode(clip: tuple[str, list[Question]]) -> list[tuple["Tensor", dict[str, Any]]]:
-        return frames_of([{"role": "user", "content": [{"type": "video", "video": str(root / clip[0]), **media}]}])
+        content = [{"type": "video", "video": str(root / clip[0]), **media}]
+        return frames_of([{"role": "user", "content": content}], processor.image_processor.patch_size)
 
     def steps(question: Question, videos: list[tuple["Tensor", dict[str, Any]]]) -> Steps:
         control, sample = question
@@ -315,11 +316,16 @@ def with_clip(turns: list[dict[str, str]], video: str, media: dict[str, Any]) ->
     return parts
 
 
-def frames_of(turns: list[dict[str, Any]]) -> list[Any]:
-    """The clips of a prompt as (frames [T, 3, H, W], metadata), by the loader that verl's rollouts use."""
+def frames_of(turns: list[dict[str, Any]], patch_size: int = 14) -> list[Any]:
+    """The clips of a prompt as (frames [T, 3, H, W], metadata), by the loader that verl's rollouts use.
+
+    Args:
+        patch_size: of the model's image processor, in pixels: 14 in Qwen2.5-VL, 16 in Qwen3-VL. The loader rounds sizes
+            to twice as much.
+    """
     from qwen_vl_utils import process_vision_info
 
-    _, videos = process_vision_info(turns, image_patch_size=14, return_video_metadata=True)
+    _, videos = process_vision_info(turns, image_patch_size=patch_size, return_video_metadata=True)
     return videos
 
 

@@ -135,7 +135,7 @@ def strip(recipe: Recipe, clip: Path, path: Path) -> None:
 
     content = [{"type": "video", "video": str(clip), **recipe.media.model_dump()}]
     with redirect_stderr(StringIO()):  # it tells which decoder it takes
-        ((frames, facts),) = frames_of([{"role": "user", "content": content}])
+        ((frames, facts),) = frames_of([{"role": "user", "content": content}], recipe.budget.token_side // 2)
     height, width = frames.shape[-2:]
     rows = -(-len(frames) // COLUMNS)
     sheet = Image.new("RGB", (min(len(frames), COLUMNS) * (width + 2), rows * (height + 16)), "white")

@@ -1,4 +1,4 @@
-"""Time the parts that a run waits for, side by side: python -m launch.bench
+"""Time the parts that a run waits for, side by side: python -m launch.bench [PART ...]
 
 Absolute times depend on the machine and what else runs on it; compare rows of one run.
 """
@@ -8,15 +8,25 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from statistics import median
+from typing import Annotated
 
+import typer
 from rich.table import Table
 
-from launch import bench_evaluation, bench_predict, bench_rewards
+from launch import bench_data, bench_evaluation, bench_predict, bench_rewards
 from launch.run import console
 
 REPEATS = 5
+COMPARED = {
+    "rewards": lambda: bench_rewards.rows(seconds),
+    "evaluation": lambda: bench_evaluation.rows(seconds),
+    "predict": lambda: bench_predict.rows(),
+    "data": lambda: bench_data.rows(seconds),
+}
+Part = StrEnum("Part", ["start", *COMPARED])
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -69,23 +79,36 @@ sys.stdout.write("\\n%f" % sorted(fork() for _ in range({REPEATS}))[{REPEATS} //
     return "the same, forked from one that has them", float(done.stdout.splitlines()[-1])
 
 
-def main() -> None:
-    table = Table("part", "seconds", title=f"median of {REPEATS}")
-    for row in (
-        clips(),
-        fresh("a command, up to its recipe", "import launch.rl"),
-        fresh("a process that imports the engines", ENGINES),
-        forked(),
-    ):
-        table.add_row(row[0], f"{row[1]:.4f}")
-    console.print(table)
+def main(
+    parts: Annotated[
+        list[Part] | None,
+        typer.Argument(
+            help="start: rendering, imports, forks; predict: vLLM; data: checking, normalising and reading clips, half "
+            "an hour on two cores; all by default."
+        ),
+    ] = None,
+) -> None:
+    """Time the parts that a run waits for, side by side; compare rows of one run."""
+    if not parts or "start" in parts:
+        table = Table("part", "seconds", title=f"median of {REPEATS}")
+        for row in (
+            clips(),
+            fresh("a command, up to its recipe", "import launch.rl"),
+            fresh("a process that imports the engines", ENGINES),
+            forked(),
+        ):
+            table.add_row(row[0], f"{row[1]:.4f}")
+        console.print(table)
 
-    table = Table("ours | theirs", "seconds", "seconds", "ratio", "target", title=f"side by side, median of {REPEATS}")
-    compared = (*bench_rewards.rows(seconds), *bench_evaluation.rows(seconds), *bench_predict.rows())
-    for what, ours, theirs, target in compared:
-        table.add_row(what, f"{ours:.4f}", f"{theirs:.4f}", f"{ours / theirs:.3f}", target)
-    console.print(table)
+    chosen = [rows for part, rows in COMPARED.items() if not parts or part in parts]
+    if chosen:
+        title = f"side by side, median of {REPEATS}"
+        table = Table("ours | theirs", "seconds", "seconds", "ratio", "target", title=title)
+        for rows in chosen:
+            for what, ours, theirs, target in rows():
+                table.add_row(what, f"{ours:.4f}", f"{theirs:.4f}", f"{ours / theirs:.3f}", target)
+        console.print(table)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

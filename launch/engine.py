@@ -48,6 +48,9 @@ def engine_env(recipe: Recipe) -> dict[str, str]:
             "VERL_PLATFORM": "cpu",
             "VLLM_CPU_KVCACHE_SPACE": env.get("VLLM_CPU_KVCACHE_SPACE", "1"),
             "VLLM_CPU_SGL_KERNEL": "0",
+            # vLLM compiles how it ranks a token's probability (0.24.0, v1/sample/ops/logprobs.py:10): half a minute of
+            # C++ in each engine, for a sum.
+            "TORCH_COMPILE_DISABLE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # "auto" ties the worker to the first core, whoever is there already
             # More threads than free cores are far slower than one (engines share the cores between processes).
             "OMP_NUM_THREADS": env.get("OMP_NUM_THREADS", "1"),

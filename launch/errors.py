@@ -18,6 +18,7 @@ _ELSEWHERE = {
     "evaluation.table": "TableError",
     "data_tools.exports": "ExportError",
     "data_tools.media": "MediaError",
+    "data_tools.parallel": "WorkerError",
     "data_tools.probe": "ClipError",
     "data_tools.rendered": "RenderedError",
     "data_tools.sample": "SampleError",

@@ -8,8 +8,9 @@ from launch.recipe import ROOT, Recipe, RecipeError
 from launch.run import Run
 
 # Of a clip that holds the budget's frames and no other; LLaMA-Factory still derives the seconds between frames from the
-# clip itself (data/mm_plugin.py:1963). A clip's steps are whole milliseconds, so that there is none faster.
-EVERY_FRAME = 1000.0
+# clip itself (data/mm_plugin.py:1963). A clip's steps are whole milliseconds, so that there is none faster; and it is a
+# power of two, by which the seconds that Qwen3-VL reads as text are divided without rounding.
+EVERY_FRAME = 1024.0
 
 
 def render(run: Run) -> dict[str, Any]:

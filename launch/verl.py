@@ -145,6 +145,8 @@ def check_advantage(recipe: Recipe) -> None:
         raise RecipeError(f"advantage {name}: {error}") from error
     if hasattr(estimator, "token_advantages") and not {"perception", "reasoning"} <= components:
         raise RecipeError(f"advantage {name} needs rewards by process: reward=videop2r, not {recipe.reward.name}")
+    if hasattr(estimator, "token_advantages") and recipe.reward.settings.get("score", "both") != "both":
+        raise RecipeError(f"advantage {name} takes both rewards, never reward.score: give advantage=grpo")
 
 
 def _kind(value: Any) -> type:

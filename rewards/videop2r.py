@@ -26,6 +26,7 @@ async def reward(
     perception_length: Sequence[int] = (128, 320),
     reasoning_length: Sequence[int] = (320, 512),
     sufficient: float = 0.5,
+    score: str = "both",
     schema: str = "ota",
 ) -> dict[str, float]:
     """R_k = R_acc,k + R_form,k + R_len,k for k in perception, reasoning (equation 5).
@@ -41,16 +42,20 @@ async def reward(
         perception_length, reasoning_length: these bounds, both included.
         sufficient: accuracy from which on the judged answer makes the perception right; equation 3 knows right and
             wrong alone, while an answer that is no option may be right in part.
+        score: what `score` holds, which is what estimators of one advantage take: the sum of `both` rewards, or
+            `perception` or `reasoning` alone (table 2, without the other).
         schema: of the response.
 
     Returns:
-        `perception` and `reasoning`, their sum `score`, and their parts. `unjudged` is 1 where the judge gave no
+        `perception`, `reasoning`, `score` and their parts. `unjudged` is 1 where the judge gave no
         verdict: `perception` then lacks its accuracy, and `PaGrpo` must leave it out (`judged_B`).
 
     Raises:
         ValueError, KeyError: a malformed sample or setting, or no `lengths` although they are rewarded.
         JudgeError: by the judge.
     """
+    if score not in ("both", "perception", "reasoning"):
+        raise ValueError(f"score={score}: choose both, perception or reasoning")
     if length_reward and lengths is None:
         raise ValueError("videop2r rewards lengths in tokens: give `lengths`, or set length_reward to 0")
     tokens = lengths or {"perception": 0, "reasoning": 0}
@@ -68,8 +73,9 @@ async def reward(
     acc_r = accuracy(parsed.answer, sample)
     len_p, len_r = length(acc_p, "perception", perception_length), length(acc_r, "reasoning", reasoning_length)
     perception, reasoning = acc_p + 1.0 + len_p, acc_r + 1.0 + len_r
+    scores = {"both": perception + reasoning, "perception": perception, "reasoning": reasoning}
     return components | {
-        **{"score": perception + reasoning, "unjudged": float(unjudged)},
+        **{"score": scores[score], "unjudged": float(unjudged)},
         **{"perception": perception, "perception_accuracy": acc_p, "perception_format": 1.0},
         **{"perception_length": len_p, "reasoning_length": len_r},
         **{"reasoning": reasoning, "accuracy": acc_r, "format": 1.0},

@@ -26,6 +26,8 @@ def main(
     quarantine_file = out.with_name(f"{out.stem}.quarantine.jsonl")
     rejected: int = 0
     try:
+        source = named(name)
+        out.parent.mkdir(parents=True, exist_ok=True)
         with quarantine_file.open("w", encoding="utf-8") as quarantine:
 
             def put_aside(line: Rejected) -> None:
@@ -33,7 +35,7 @@ def main(
                 rejected += 1
                 quarantine.write(line.line())
 
-            samples = read(named(name), file, split, put_aside, folder)
+            samples = read(source, file, split, put_aside, folder)
             kept = write_samples(out, (s if shuffle is None else shuffle_options(s, shuffle) for s in samples))
     except (SourceError, OSError) as error:
         console.print(f"error: {error}", style="red", markup=False)

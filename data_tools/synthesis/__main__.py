@@ -8,8 +8,6 @@ The same command goes on where it was interrupted. docs/synthesis.md
 """
 
 import asyncio
-import os
-import secrets
 import sys
 import threading
 from pathlib import Path
@@ -158,15 +156,7 @@ def _work_here(settings: "Settings", bar: Any, task: Any) -> None:
 
 def _work_on_ray(settings: "Settings", bar: Any, task: Any) -> None:
     """One Ray task per worker; a lost one is started again and goes on from its shards, which all nodes must share."""
-    if settings.ray is None:
-        os.environ |= {
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": secrets.token_hex(32),
-            "RAY_USAGE_STATS_ENABLED": "0",
-        }
-    from ray.exceptions import RayError
-
-    from data_tools.parallel import each
+    from data_tools.parallel import WorkerError, each
     from data_tools.synthesis.shards import SynthesisError
 
     def one(worker: int) -> str | None:
@@ -182,8 +172,8 @@ def _work_on_ray(settings: "Settings", bar: Any, task: Any) -> None:
     clock.start()
     try:
         ended = list(each(one, range(settings.workers), settings.workers, settings.ray or "local"))
-    except RayError as error:
-        raise SynthesisError(f"Ray: {error}") from error
+    except WorkerError as error:
+        raise SynthesisError(str(error)) from error
     finally:
         done.set()
         clock.join()

@@ -27,9 +27,9 @@ def measure_own(judgements: Sequence[Judgement], resamples: Resamples) -> list[P
     groups = {name: task == name for name in sorted(set(task))}
     ok = np.array([j.outcome in ("right", "wrong", "no_option") for j in judgements], float)
     columns = {"accuracy": values_of(judgements), "well formed": ok}
-    if (known := np.array(["motion" in j.sample.extras for j in judgements])).any():
+    if (known := np.array([j.motion is not None for j in judgements])).any():
         columns["observation fidelity"] = np.array(
-            [k and j.stated == j.sample.extras.get("motion") for k, j in zip(known, judgements)], float
+            [k and j.stated == j.motion for k, j in zip(known, judgements)], float
         )
     everything = np.ones(len(judgements), bool)
     found = means(columns, {"all": everything, **groups}, resamples)

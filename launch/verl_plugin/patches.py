@@ -6,8 +6,11 @@ without a GPU needs stands in `cpu.py`.
 
 import itertools
 import os
+import re
 
 from launch.verl_plugin.imports import after_import
+
+_TIME_TOKENS = 16  # of `<1234.5 seconds>`, at most
 
 
 def apply() -> None:
@@ -18,6 +21,7 @@ def apply() -> None:
     after_import("verl.utils.tensordict_utils")(equal_length_position_ids)
     after_import("verl.workers.engine.fsdp.transformer_impl")(freeze_vision_tower)
     after_import("verl.utils.tracking")(append_metrics)
+    after_import("verl.workers.rollout.utils")(one_place_holder_per_clip)
 
 
 def mrope_positions(module) -> None:
@@ -174,3 +178,41 @@ def append_metrics(module) -> None:
         self.fp = open(self.filepath, "ab", buffering=0)
 
     module.FileLogger.__init__ = __init__
+
+
+def one_place_holder_per_clip(module) -> None:
+    """verl 0.9.1, workers/rollout/utils.py:93: leaves vLLM one place-holder per pair of frames of a Qwen3-VL clip.
+
+    Its processor writes `<0.2 seconds><|vision_start|><|video_pad|>...<|vision_end|>` for each pair. vLLM makes all of
+    that of one `<|vision_start|><|video_pad|><|vision_end|>`, and would do so for the first pair and keep the others.
+    """
+    dedup = module.qwen2_5_vl_dedup_image_tokens
+
+    def without_seconds(ids, processor):
+        """One place-holder per clip. The seconds within a clip rise, so that lower ones begin another."""
+        pad = processor.video_token_id
+        clip = [processor.vision_start_token_id, pad, processor.vision_end_token_id]
+        kept, before, place = [], 0.0, 0
+        while place < len(ids):
+            if ids[place : place + 2] != clip[:2]:
+                kept.append(ids[place])
+                place += 1
+                continue
+            for length in range(1, min(len(kept), _TIME_TOKENS) + 1):
+                if told := re.fullmatch(r"<([\d.]+) seconds>", processor.tokenizer.decode(kept[-length:])):
+                    break
+            else:
+                raise ValueError("no seconds stand before a pair of frames: give the clip a line of its own")
+            del kept[-length:]
+            if kept[-3:] != clip or float(told[1]) <= before:
+                kept += clip
+            before = float(told[1])
+            place = ids.index(clip[2], place) + 1
+        return kept
+
+    def qwen2_5_vl_dedup_image_tokens(prompt_ids, processor):
+        if type(processor).__name__ == "Qwen3VLProcessor":
+            prompt_ids = without_seconds(list(prompt_ids), processor)
+        return dedup(prompt_ids, processor)
+
+    module.qwen2_5_vl_dedup_image_tokens = qwen2_5_vl_dedup_image_tokens

@@ -1,4 +1,5 @@
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import typer.testing
 
 from data_tools.check import CheckError, check, main
+from data_tools.parallel import WorkerError
 from data_tools.sample import Sample, read_samples, write_samples
 from data_tools.splits import SplitError, Splits, refuse_leaks
 
@@ -209,21 +211,6 @@ def test_a_million_records_within_a_gigabyte(tmp_path):
     assert kept == 1_000_000 and gib < 1
 
 
-@pytest.mark.e2e
-def test_over_ray(tmp_path):
-    root = tmp_path / "videos"
-    root.mkdir()
-    for number in range(20):
-        videos.write_video(root / f"{number}.mp4", seed=number)
-    (root / "20.mp4").touch()
-    write_samples(tmp_path / "rl.jsonl", [sample(n) for n in range(22)])
-    here = check([tmp_path / "rl.jsonl"], tmp_path / "here", root, workers=1)
-    over = check([tmp_path / "rl.jsonl"], tmp_path / "over", root, workers=2, ray="local")
-    assert (over.kept, over.quarantined) == (here.kept, here.quarantined) == (20, 2)
-    assert (tmp_path / "over/clean.jsonl").read_bytes() == (tmp_path / "here/clean.jsonl").read_bytes()
-    assert quarantine(tmp_path / "over") == quarantine(tmp_path / "here")
-
-
 def test_the_command_ends_in_one_line(tmp_path):
     write_samples(tmp_path / "a.jsonl", [sample(0), sample(1)])
     command = typer.testing.CliRunner()
@@ -233,3 +220,13 @@ def test_the_command_ends_in_one_line(tmp_path):
     assert done.exit_code == 0 and "2 records = 2 kept + 0 quarantined" in done.output
     done = command.invoke(app, [str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "out"), "--media-root", "/nowhere"])
     assert done.exit_code == 1 and "error: /nowhere: no such folder of videos" in done.output
+
+
+def test_a_cluster_that_is_not_there_is_named(tmp_path):
+    (tmp_path / "0.mp4").touch()
+    write_samples(tmp_path / "a.jsonl", [sample(0)])
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        with pytest.raises(WorkerError, match=f"no Ray cluster at {address}: .*refused"):
+            check([tmp_path / "a.jsonl"], tmp_path / "out", tmp_path, ray=address)

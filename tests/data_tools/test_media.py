@@ -79,6 +79,7 @@ def test_how_many_frames_a_video_gives():
         ({"max_frames": 7}, "in pairs"),
         ({"min_frames": 10}, "min_frames 10 must lie"),
         ({"max_pixels": 700_000}, "602112, beyond which"),
+        ({"token_side": 32, "max_frames": 256, "max_pixels": 100_000}, "98304, beyond which"),  # 25,165,824 in all
         ({"max_pixels": 500}, "784 .one visual token"),
         ({"min_pixels": 9000}, "min_pixels 9000"),
     ],

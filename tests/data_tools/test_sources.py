@@ -7,11 +7,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import typer.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
 from data_tools.sample import Sample, SampleError, read_samples
 from data_tools.sources import SOURCES, Rejected, SourceError, named, read, shuffle_options
+from data_tools.sources.__main__ import main
 from data_tools.sources.source import by_option, inner_answer, plain_options
 from rewards.tasks import check_sample
 
@@ -428,3 +430,16 @@ def test_real_labels_are_read_without_loss():
     theirs, _ = read_all("camreasoner_eval", SHARED / "camerabench_binary_half.json")
     same = [s for s in theirs if s.id in labels]
     assert len(same) > 600 and all(labels[s.id] == (s.question, s.answer_text, s.video[6:]) for s in same)
+
+
+def test_the_command_says_what_is_wrong_in_one_line_and_makes_its_folder(tmp_path):
+    path = write_json(tmp_path / "val.json", {"v1": {"duration": 10.0, "timestamps": [[1.0, 4.0]], "sentences": ["a"]}})
+    app = typer.Typer()
+    app.command()(main)
+    run, out = typer.testing.CliRunner().invoke, tmp_path / "new" / "rl.jsonl"
+    done = run(app, ["nonsense", str(path), "--split", "rl", "--out", str(out)])
+    assert done.exit_code == 1 and done.output.startswith("error: 'nonsense' is no source; choose of activitynet")
+    assert len(done.output.splitlines()) == 1 and not out.parent.exists()
+    done = run(app, ["activitynet", str(path), "--split", "rl", "--out", str(out)])
+    assert done.exit_code == 0 and f"1 records = 1 samples in {out} + 0" in done.output
+    assert len(list(read_samples(out))) == 1

@@ -293,3 +293,10 @@ def test_command_fails_clearly_on_bad_input(tmp_path: Path, capsys):
         ([f"labels={tmp_path}/bytes.jsonl", predictions, "benchmark=mmvu"], "no text in UTF-8"),
     ):
         assert main(arguments) == 1 and said in capsys.readouterr().err
+
+
+def test_no_observation_is_missed_where_none_is_asked_for():
+    said = {"q1": Prediction(id="q1", response="<think>t</think><answer>Yes</answer>", finish_reason="stop")}
+    told = score(SAMPLES[:1], said, schema="think_answer")
+    assert (told["right"], told["n_motion"], told["observation_fidelity"]) == (1, 0, None)
+    assert told["motion_matrix"] == {}

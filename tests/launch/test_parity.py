@@ -3,7 +3,8 @@
 No engine is started here; tests/launch/test_positions.py does, and compares probabilities.
 """
 
-import types
+import re
+from dataclasses import replace
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoProcessor, AutoTokenizer
 
 from data_tools import tiny_model
 from data_tools.exports import export_eval, export_llamafactory, export_verl, video_item
@@ -29,6 +31,7 @@ from launch.llamafactory import EVERY_FRAME
 from launch.recipe import ROOT, read_recipe
 from launch.verl_plugin import cpu, patches
 
+SIDES = {"qwen2_5_vl": 28, "qwen3_vl": 32}  # pixels along the side of a visual token
 PRESETS = sorted(path.stem for path in (ROOT / "recipes" / "media").glob("*.yaml"))
 # name: frames, frames per second, width, height, times of the frames in ms
 SOURCES = {
@@ -43,10 +46,26 @@ SOURCES = {
 }
 
 
+# Qwen3-VL shares the code that decides on frames: sizes are what differs.
+CASES = [("qwen2_5_vl", preset, source) for preset in PRESETS for source in SOURCES]
+CASES += [("qwen3_vl", preset, source) for preset in PRESETS for source in ("odd", "portrait", "large")]
+# Of the models' own video_preprocessor_config.json, in pixels of all frames of a clip.
+QWEN3_VL_SIZE = {"shortest_edge": 4096, "longest_edge": 25_165_824}
+
+
 @cache
-def budget(preset: str) -> Budget:
+def budget(preset: str, family: str = "qwen2_5_vl") -> Budget:
     with initialize_config_dir(str(ROOT / "recipes"), version_base="1.3"):
-        return read_recipe(compose("config", [f"media={preset}"])).budget
+        limits = read_recipe(compose("config", [f"media={preset}"])).budget
+    return replace(limits, token_side=SIDES[family])
+
+
+def test_a_recipe_of_qwen3_vl_has_its_budget():
+    expected = budget("camreasoner", "qwen3_vl")
+    with initialize_config_dir(str(ROOT / "recipes"), version_base="1.3"):
+        files = [f"data.{key}=x" for key in ("media_root", "files.sft", "files.rl", "files.test")]
+        config = compose("config", ["experiment=camreasoner", "model=qwen3_vl_4b", *files])
+        assert read_recipe(config).budget == expected
 
 
 @pytest.fixture(scope="module")
@@ -84,19 +103,21 @@ def expected_frames(path: Path, clip: Clip) -> np.ndarray:
     return np.stack([pictures[number] for number in shown])
 
 
-@pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.parametrize("preset", PRESETS)
-def test_stock_loaders_take_every_frame_as_it_is(preset, source, sources, tmp_path):
+@pytest.mark.parametrize(("family", "preset", "source"), CASES)
+def test_stock_loaders_take_every_frame_as_it_is(family, preset, source, sources, tmp_path):
     from llamafactory.data.mm_plugin import get_mm_plugin
     from vllm.multimodal.video import VideoBackend
 
-    limits = budget(preset)
+    limits = budget(preset, family)
     clip = normalise(sources[source], limits, tmp_path)
+    assert clip.width % SIDES[family] == clip.height % SIDES[family] == 0
     path = str(tmp_path / clip.video)
     expected = expected_frames(sources[source], clip)
     assert expected.shape[:3] == (clip.frames, clip.height, clip.width)
 
-    plugin = get_mm_plugin("qwen2_vl", image_token="<|image_pad|>", video_token="<|video_pad|>")
+    plugin = get_mm_plugin(
+        {"qwen2_5_vl": "qwen2_vl"}.get(family, family), image_token="<|image_pad|>", video_token="<|video_pad|>"
+    )
     sft = plugin._regularize_videos(
         [path],
         image_max_pixels=limits.max_pixels,
@@ -110,7 +131,8 @@ def test_stock_loaders_take_every_frame_as_it_is(preset, source, sources, tmp_pa
     names = "fps", "max_frames", "min_frames", "max_pixels", "min_pixels"
     kinds.append({"video": path, **{name: getattr(limits, name) for name in names}})
     for kind in kinds:
-        ((frames, facts),) = frames_of([{"role": "user", "content": [{"type": "video", **kind}]}])
+        content = [{"type": "video", **kind}]
+        ((frames, facts),) = frames_of([{"role": "user", "content": content}], SIDES[family] // 2)
         np.testing.assert_array_equal(frames.permute(0, 2, 3, 1).numpy(), expected)
         sampled = len(facts["frames_indices"]) / facts["total_num_frames"] * facts["fps"]
         assert 1 / sampled == pytest.approx(clip.step_ms / 1000, rel=1e-9)
@@ -123,22 +145,33 @@ def test_stock_loaders_take_every_frame_as_it_is(preset, source, sources, tmp_pa
 
 
 @settings(deadline=None)
-@given(width=st.integers(64, 4096), height=st.integers(64, 4096), preset=st.sampled_from(PRESETS))
-def test_sizes_are_those_of_qwens_loader(width, height, preset):
+@given(
+    width=st.integers(64, 4096),
+    height=st.integers(64, 4096),
+    preset=st.sampled_from(PRESETS),
+    family=st.sampled_from(list(SIDES)),
+)
+def test_sizes_are_those_of_qwens_loaders(width, height, preset, family):
     from qwen_vl_utils.vision_process import smart_resize
+    from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize as resize_clip
 
-    limits = budget(preset)
-    kwargs = {"factor": 28, "min_pixels": limits.min_pixels, "max_pixels": limits.max_pixels}
+    limits = budget(preset, family)
+    kwargs = {"factor": limits.token_side, "min_pixels": limits.min_pixels, "max_pixels": limits.max_pixels}
     try:
         size = frame_size(width, height, limits)
     except ClipError:  # no whole number of tokens keeps both limits
-        assert max(width, height) > 8 * min(width, height)
+        assert max(width, height) > 6 * min(width, height)
         return
     if 0 not in smart_resize(height, width, **kwargs):  # its own fault, where a very long frame is very small
         assert smart_resize(height, width, **kwargs) == size[::-1]
     assert smart_resize(*size[::-1], **kwargs) == size[::-1]  # loaders leave it as it is
+    if family == "qwen3_vl":  # and so does the processor, which all three engines ask
+        edges = {"min_pixels": QWEN3_VL_SIZE["shortest_edge"], "max_pixels": QWEN3_VL_SIZE["longest_edge"]}
+        for frames in (limits.min_frames, limits.max_frames):
+            assert resize_clip(frames, *size[::-1], **edges) == size[::-1]
 
 
+@settings(deadline=None)
 @given(st.floats(0.1, 1000), st.sampled_from(PRESETS))
 def test_frame_numbers_are_those_of_qwens_loader(duration, preset):
     from qwen_vl_utils.vision_process import smart_nframes
@@ -193,11 +226,64 @@ def model(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def qwen3_vl(model, tmp_path_factory) -> Path:
+    """A Qwen3-VL of random weights: the real processor, the tiny model's tokenizer, no default system message."""
+    from transformers import (
+        Qwen2VLImageProcessor,
+        Qwen3VLConfig,
+        Qwen3VLForConditionalGeneration,
+        Qwen3VLProcessor,
+        Qwen3VLVideoProcessor,
+    )
+
+    folder = tmp_path_factory.mktemp("qwen3_vl")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
+    config = Qwen3VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": 64,
+            "intermediate_size": 64,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "max_position_embeddings": 2048,
+            "rope_parameters": rope,
+        },
+        vision_config={
+            "depth": 1,
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_heads": 2,
+            "patch_size": 16,
+            "out_hidden_size": 64,
+            "num_position_embeddings": 16,
+            "deepstack_visual_indexes": [0],
+        },
+        **{
+            f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{token}|>")
+            for name, token in (
+                ("image", "image_pad"),
+                ("video", "video_pad"),
+                ("vision_start", "vision_start"),
+                ("vision_end", "vision_end"),
+            )
+        },
+    )
+    _, role, rest = tiny_model.CHAT_TEMPLATE.partition("{{ '<|im_start|>' + message.role")
+    template = "{%- for message in messages -%}" + role + rest
+    video = Qwen3VLVideoProcessor(size=QWEN3_VL_SIZE)
+    Qwen3VLForConditionalGeneration(config).save_pretrained(folder)
+    Qwen3VLProcessor(Qwen2VLImageProcessor(patch_size=16), tokenizer, video, template).save_pretrained(folder)
+    return folder
+
+
 @pytest.mark.parametrize("texts", [("", ""), ("You watch clips.", "Think, then answer in <answer> </answer>.")])
 def test_prompts_are_equal_token_by_token(texts, model, sources, tmp_path):
     """Of every task: LLaMA-Factory's template over its export, verl's data set over its own, and the evaluation's."""
     from omegaconf import OmegaConf
-    from transformers import AutoProcessor
     from verl.utils.dataset.rl_dataset import RLHFDataset
 
     clips = {name: normalise(sources[name], budget("tiny"), tmp_path) for name in ("normal", "odd")}
@@ -268,58 +354,92 @@ def test_grids_and_positions_are_equal(preset, model, sources, tmp_path):
     """Of a short clip, an ordinary and a thinned-out one: what each side's model is given."""
     for source in ("short", "normal", "long"):
         clip = normalise(sources[source], budget(preset), tmp_path)
-        (sample,) = samples({"a": clip})[:1]
-        turns = with_clip(messages(sample), sample.video, video_item(tmp_path, clip))
-        ids, grid, positions = trainer_side(model, turns)
+        ids, grid, positions, _ = seen_by_all(model, "qwen2_vl", clip, tmp_path, budget(preset))
         seconds = 2 * clip.step_ms / 1000
         assert grid == [clip.frames // 2, clip.height // 14, clip.width // 14]
         start = ids.index(max(set(ids), key=ids.count))
         times = positions[0, start :: grid[1] * grid[2] // 4][: grid[0]] - start
         # Whole steps are counted exactly; 1e-9 is for the steps that float arithmetic puts just below.
         np.testing.assert_array_equal(times, np.floor(np.arange(grid[0]) * seconds * 2 + 1e-9))
-        for side in (rollout_side(model, turns), sft_side(model, str(tmp_path / clip.video), sample, budget(preset))):
-            assert side[:2] == (ids, grid)
-            np.testing.assert_array_equal(side[2], positions)
 
 
-def trainer_side(folder: Path, turns: list) -> tuple[list[int], list[int], np.ndarray]:
+@pytest.mark.parametrize(
+    ("preset", "source"), [*((preset, "short") for preset in PRESETS), ("videop2r", "long"), ("camreasoner", "large")]
+)
+def test_qwen3_vl_is_given_the_same(preset, source, qwen3_vl, sources, tmp_path):
+    """Its prompts tell the time of each pair of frames in words; nothing is resized on the way."""
+    limits = budget(preset, "qwen3_vl")
+    clip = normalise(sources[source], limits, tmp_path)
+    ids, grid, _, pixels = seen_by_all(qwen3_vl, "qwen3_vl_nothink", clip, tmp_path, limits)
+    assert grid == [clip.frames // 2, clip.height // 16, clip.width // 16]
+    patches_THW = pixels.reshape(*grid[:1], grid[1] // 2, grid[2] // 2, 2, 2, 3, 2, 16, 16)
+    frames = patches_THW.permute(0, 6, 1, 3, 7, 2, 4, 8, 5).reshape(clip.frames, clip.height, clip.width, 3)
+    expected = expected_frames(sources[source], clip)
+    np.testing.assert_array_equal(((frames + 1) * 127.5).round().numpy().astype(np.uint8), expected)
+    text = AutoTokenizer.from_pretrained(qwen3_vl).decode(ids)
+    times = [(2 * pair / clip.fps + (2 * pair + 1) / clip.fps) / 2 for pair in range(grid[0])]
+    assert re.findall(r"<([\d.]+) seconds>", text) == [f"{time:.1f}" for time in times]
+
+
+def test_verl_asks_vllm_for_the_prompt_of_qwen3_vl(qwen3_vl, sources, tmp_path):
+    from verl.workers.rollout.utils import qwen2_5_vl_dedup_image_tokens
+
+    clip = normalise(sources["short"], budget("tiny", "qwen3_vl"), tmp_path)
+    turns = with_clip(messages(samples({"a": clip})[0]), clip.video, video_item(tmp_path, clip))
+    ids = trainer_side(qwen3_vl, turns)[0]
+    asked = qwen2_5_vl_dedup_image_tokens(ids, AutoProcessor.from_pretrained(qwen3_vl))
+    assert rollout_side(qwen3_vl, turns, asked)[0] == ids
+
+
+Seen = tuple[list[int], list[int], np.ndarray, torch.Tensor]  # token ids, grid, positions [3, T], pixels [patches, D]
+
+
+def seen_by_all(folder: Path, template: str, clip: Clip, root: Path, limits: Budget) -> Seen:
+    """What verl's actor, vLLM and LLaMA-Factory make of a clip, which must be the same."""
+    (sample,) = samples({"a": clip})[:1]
+    turns = with_clip(messages(sample), sample.video, video_item(root, clip))
+    first = trainer_side(folder, turns)
+    for other in (rollout_side(folder, turns), sft_side(folder, template, str(root / clip.video), sample, limits)):
+        assert other[:2] == first[:2]
+        np.testing.assert_array_equal(other[2], first[2])
+        torch.testing.assert_close(other[3].reshape(first[3].shape), first[3], rtol=0, atol=1e-6)
+    return first
+
+
+def trainer_side(folder: Path, turns: list) -> Seen:
     """What verl's agent loop hands to the actor (verl 0.9.1, agent_loop.py: features, positions)."""
-    from transformers import AutoConfig, AutoProcessor
-    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
-    from verl.utils.tokenizer import build_multimodal_processor_inputs
+    from verl.utils.tokenizer import build_multimodal_processor_inputs, hf_processor
 
-    processor = AutoProcessor.from_pretrained(folder)
+    processor = hf_processor(str(folder))
     prompt = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-    features = build_multimodal_processor_inputs(processor, text=[prompt], videos=frames_of(turns))
+    videos = frames_of(turns, processor.image_processor.patch_size)
+    features = build_multimodal_processor_inputs(processor, text=[prompt], videos=videos)
     ids = features["input_ids"]
-    processor.config = AutoConfig.from_pretrained(folder)
-    processor.get_rope_index = types.MethodType(Qwen2_5_VLModel.get_rope_index, processor)
-    video = processor.tokenizer.convert_tokens_to_ids("<|video_pad|>")
+    further = getattr(processor, "get_rope_index_kwargs", lambda features: {})
     positions, _ = processor.get_rope_index(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
-        mm_token_type_ids=(ids == video).long() * 2,
+        mm_token_type_ids=(ids == processor.video_token_id).long() * 2,
         video_grid_thw=features["video_grid_thw"],
-        **processor.get_rope_index_kwargs(features),
+        **further(features),
     )
-    return ids[0].tolist(), features["video_grid_thw"][0].tolist(), positions[:, 0].numpy()
+    grid = features["video_grid_thw"][0].tolist()
+    return ids[0].tolist(), grid, positions[:, 0].numpy(), features["pixel_values_videos"]
 
 
-def rollout_side(folder: Path, turns: list) -> tuple[list[int], list[int], np.ndarray]:
+def rollout_side(folder: Path, turns: list, ids: list[int] | None = None) -> Seen:
     """What vLLM makes of the same request, up to the model's input."""
-    from transformers import AutoProcessor
-    from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
+    from vllm.model_executor.models import qwen2_5_vl, qwen3_vl
     from vllm.multimodal import MULTIMODAL_REGISTRY
     from vllm.multimodal.inputs import MultiModalFeatureSpec
     from vllm.multimodal.processing.inputs import ProcessorInputs
 
     config = vllm_config(folder)
     processor = MULTIMODAL_REGISTRY.create_processor(config)
-    prompt = AutoProcessor.from_pretrained(folder).apply_chat_template(
-        turns, add_generation_prompt=True, tokenize=False
-    )
-    items = processor.info.parse_mm_data({"video": frames_of(turns)})
-    ids = processor.info.get_tokenizer().encode(prompt, add_special_tokens=False)
+    hf = AutoProcessor.from_pretrained(folder)
+    prompt = hf.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    items = processor.info.parse_mm_data({"video": frames_of(turns, hf.image_processor.patch_size)})
+    ids = ids or processor.info.get_tokenizer().encode(prompt, add_special_tokens=False)
     seen = processor.apply(ProcessorInputs(prompt=ids, mm_data_items=items), timing())
     feature = MultiModalFeatureSpec(
         data=seen["mm_kwargs"]["video"][0],
@@ -327,12 +447,13 @@ def rollout_side(folder: Path, turns: list) -> tuple[list[int], list[int], np.nd
         identifier="a",
         mm_position=seen["mm_placeholders"]["video"][0],
     )
-    holder = types.SimpleNamespace(config=config.hf_config)
-    holder.iter_mm_grid_thw = types.MethodType(Qwen2_5_VLForConditionalGeneration.iter_mm_grid_thw, holder)
-    positions, _ = Qwen2_5_VLForConditionalGeneration.get_mrope_input_positions(
-        holder, seen["prompt_token_ids"], [feature]
-    )
-    return list(seen["prompt_token_ids"]), feature.data["video_grid_thw"].data.tolist(), positions.numpy()
+    (name,) = config.hf_config.architectures
+    model = getattr(qwen3_vl if name.startswith("Qwen3") else qwen2_5_vl, name)
+    holder = model.__new__(model)  # positions need nothing of it but its configuration
+    object.__setattr__(holder, "config", config.hf_config)
+    positions, _ = holder.get_mrope_input_positions(seen["prompt_token_ids"], [feature])
+    grid, pixels = (feature.data[key].data for key in ("video_grid_thw", "pixel_values_videos"))
+    return list(seen["prompt_token_ids"]), grid.tolist(), positions.numpy(), pixels
 
 
 @cache
@@ -348,17 +469,17 @@ def timing():
     return TimingContext(enabled=False)
 
 
-def sft_side(folder: Path, path: str, sample: Sample, limits: Budget) -> tuple[list[int], list[int], np.ndarray]:
+def sft_side(folder: Path, template_name: str, path: str, sample: Sample, limits: Budget) -> Seen:
     """What LLaMA-Factory's collator hands to the model."""
     from llamafactory.data import MultiModalDataCollatorForSeq2Seq, get_template_and_fix_tokenizer
     from llamafactory.hparams import DataArguments
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText
 
     processor = AutoProcessor.from_pretrained(folder)
     tokenizer = processor.tokenizer
     processor.video_max_pixels, processor.video_min_pixels = limits.max_pixels, limits.min_pixels
     processor.video_fps, processor.video_maxlen = EVERY_FRAME, limits.max_frames
-    template = get_template_and_fix_tokenizer(tokenizer, DataArguments(template="qwen2_vl"))
+    template = get_template_and_fix_tokenizer(tokenizer, DataArguments(template=template_name))
     turns = [*messages(sample), {"role": "assistant", "content": "x"}]
     turns = template.mm_plugin.process_messages(turns, [], [path], [], processor)
     prompt, _ = template.encode_oneturn(tokenizer, turns)
@@ -371,4 +492,5 @@ def sft_side(folder: Path, path: str, sample: Sample, limits: Budget) -> tuple[l
     )
     feature = {"input_ids": prompt, "attention_mask": [1] * len(prompt), "labels": prompt, "videos": [path]}
     batch = collator([feature | {"images": None, "audios": None}])
-    return prompt, batch["video_grid_thw"][0].tolist(), batch["position_ids"][-3:, 0, : len(prompt)].numpy()
+    positions = batch["position_ids"][-3:, 0, : len(prompt)].numpy()
+    return prompt, batch["video_grid_thw"][0].tolist(), positions, batch["pixel_values_videos"]

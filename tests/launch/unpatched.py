@@ -61,6 +61,14 @@ def equal_length_position_ids() -> bool:
     return [tuple(row.shape) for row in chosen] != [(4, 6), (4, 6)]
 
 
+def one_place_holder_per_clip() -> bool:
+    """Whether verl still knows of runs of one token alone."""
+    import verl
+
+    source = (Path(verl.__file__).parent / "workers/rollout/utils.py").read_text()
+    return "mask[1:] &= ~(is_value[1:] & is_value[:-1])" in source and "seconds" not in source
+
+
 def name_vllm() -> bool:
     """verl asks for the distribution by the name that only the GPU build has."""
     try:
@@ -127,6 +135,7 @@ CHECKS = [
     equal_length_position_ids,
     freeze_vision_tower,
     append_metrics,
+    one_place_holder_per_clip,
     register_platform,
     gloo_only,
     fsdp_engine,

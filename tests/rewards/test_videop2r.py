@@ -94,6 +94,15 @@ def test_lengths_are_asked_for_where_they_are_rewarded():
     assert score(respond(), lengths=None, length_reward=0.0)["score"] == 4.0
 
 
+def test_one_reward_alone_is_the_ablation_without_the_other():
+    told = {name: score(respond(), length_reward=0.0, score=name) for name in ("both", "perception", "reasoning")}
+    wrong = score(respond("B"), "B", length_reward=0.0, score="perception")
+    assert {name: parts["score"] for name, parts in told.items()} == {"both": 4.0, "perception": 2.0, "reasoning": 2.0}
+    assert (wrong["score"], wrong["reasoning"]) == (1.0, 1.0)
+    with pytest.raises(ValueError, match="score=all"):
+        score(respond(), score="all")
+
+
 def test_with_the_judge_of_rendered_clips():
     for motion, expected in (("pan_left", 1.0), ("truck_left", 0.0)):
         done = reward(respond(seen=observation(motion)), SAMPLE, judge=RuleJudge(), lengths=LENGTHS)
