@@ -38,6 +38,7 @@ FORWARDED = (
     "VLLM_CPU_KVCACHE_SPACE",
     "VLLM_CPU_SGL_KERNEL",
     "VLLM_CPU_OMP_THREADS_BIND",
+    "TORCH_COMPILE_DISABLE",
     "DO_NOT_TRACK",
     "HYDRA_FULL_ERROR",
     "HF_HUB_OFFLINE",
@@ -59,6 +60,8 @@ def facts(paths: Sequence[str] = (), names: Sequence[str] = ()) -> dict[str, Any
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
+    if "vllm-cpu" in versions:
+        versions.pop("vllm", None)  # our plugin shows it under this name too, where it is loaded
     root = Path(__file__).resolve().parent.parent
     locks = [path.read_bytes() for path in sorted((root / "requirements").glob("*.txt"))]
     return {

@@ -30,6 +30,7 @@ FOLDERS = ("data_tools", "evaluation", "launch", "recipes", "requirements", "rew
 SUFFIXES = (".css", ".j2", ".js", ".json", ".py", ".txt", ".yaml", ".yml")
 MAX_MB = 10.0
 POLL_SECONDS = 2.0
+AGENT_SECONDS = 120.0  # that a node may take to start what receives jobs
 Stage = Literal["data", "model", "sft", "rl", "merge", "evaluate", "report"]
 Address = Annotated[
     str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="Of the cluster's dashboard: http://host:8265")
@@ -175,11 +176,33 @@ def submit(stage: str, overrides: Sequence[str], address: str, python: str = "py
         gpus = (
             recipe.cluster.gpus_per_node if recipe.cluster.device == "cuda" and stage in ("sft", "evaluate") else None
         )
-        client(address).submit_job(
-            entrypoint=command, submission_id=job, runtime_env={"working_dir": folder}, entrypoint_num_gpus=gpus
-        )
+        _send(client(address), entrypoint=command, submission_id=job, working_dir=folder, gpus=gpus)
     console.print(f"[bold]{job}[/] sent to {address} with {size:.1f} MB of code and recipes: {command}")
     return job
+
+
+def _send(jobs: "JobSubmissionClient", entrypoint: str, submission_id: str, working_dir: str, gpus: int | None) -> None:
+    """Raises:
+    LaunchError: the cluster takes no job; one that has just started gets AGENT_SECONDS.
+    """
+    from tenacity import Retrying, retry_if_exception_message, stop_after_delay, wait_fixed
+
+    waiting = Retrying(
+        retry=retry_if_exception_message(match=".*No available agent"),
+        stop=stop_after_delay(AGENT_SECONDS),
+        wait=wait_fixed(POLL_SECONDS),
+        reraise=True,
+    )
+    try:
+        waiting(
+            jobs.submit_job,
+            entrypoint=entrypoint,
+            submission_id=submission_id,
+            runtime_env={"working_dir": working_dir},
+            entrypoint_num_gpus=gpus,
+        )
+    except RuntimeError as error:
+        raise LaunchError(f"the cluster did not take the job: {error}") from error
 
 
 def client(address: str) -> "JobSubmissionClient":

@@ -188,9 +188,11 @@ def large_file(path: Path, records: int) -> Path:
 def measured(path: Path, out: Path) -> tuple[int, float]:
     """Records kept, and GiB of memory at most, of a check in a process of its own."""
     code = (
-        "import resource, sys; from pathlib import Path; from data_tools.check import check\n"
+        "import re, sys; from pathlib import Path; from data_tools.check import check\n"
         "found = check([Path(sys.argv[1])], Path(sys.argv[2]))\n"
-        "sys.stdout.write(f'{found.kept} {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}')"
+        # Not getrusage: its peak is that of the process we were forked from, where that was larger.
+        "peak = re.search(r'VmHWM:\\s+(\\d+) kB', Path('/proc/self/status').read_text())[1]\n"
+        "sys.stdout.write(f'{found.kept} {peak}')"
     )
     command = [sys.executable, "-c", code, str(path), str(out)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2])
