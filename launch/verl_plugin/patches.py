@@ -22,6 +22,7 @@ def apply() -> None:
     after_import("verl.workers.engine.fsdp.transformer_impl")(freeze_vision_tower)
     after_import("verl.utils.tracking")(append_metrics)
     after_import("verl.workers.rollout.utils")(one_place_holder_per_clip)
+    after_import("verl.models.transformers.qwen2_vl")(rows_without_media)
 
 
 def mrope_positions(module) -> None:
@@ -216,3 +217,32 @@ def one_place_holder_per_clip(module) -> None:
         return dedup(prompt_ids, processor)
 
     module.qwen2_5_vl_dedup_image_tokens = qwen2_5_vl_dedup_image_tokens
+
+
+def rows_without_media(module) -> None:
+    """verl 0.9.1, models/transformers/qwen2_vl.py:393: crashes where no row of a micro-batch has a clip or an image.
+
+    The rows that fill a filtered batch have none. A blank image then passes the vision tower, times 0, so that every
+    rank gathers the same FSDP weights; but the tower's output is an object since transformers 5, and has no mean.
+    """
+    embed = module._get_input_embeds
+
+    def _get_input_embeds(
+        model,
+        input_ids,
+        attention_mask=None,
+        pixel_values=None,
+        pixel_values_videos=None,
+        image_grid_thw=None,
+        video_grid_thw=None,
+    ):
+        if pixel_values is not None or pixel_values_videos is not None:
+            clips = pixel_values_videos, image_grid_thw, video_grid_thw
+            return embed(model, input_ids, attention_mask, pixel_values, *clips)
+        inputs_embeds, vision = model.get_input_embeddings()(input_ids), model.config.vision_config
+        pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        blank, grid = inputs_embeds.new_zeros(16, pixels), input_ids.new_tensor([[1, 4, 4]])
+        blank_embeds, _ = module.unpack_visual_output(model.visual(blank, grid_thw=grid))
+        return inputs_embeds + 0.0 * blank_embeds.mean(), attention_mask
+
+    module._get_input_embeds = _get_input_embeds

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from data_tools import tiny_model
 from launch.verl_plugin import cpu, patches
 
 SCRIPT = Path(__file__).with_name("unpatched.py")
@@ -55,6 +56,23 @@ def test_metrics_of_a_resumed_run_follow_those_before(tmp_path, monkeypatch):
         logger.log({"x": step}, step)
         logger.finish()
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
+
+
+def test_a_micro_batch_of_fillers_alone_passes_the_model(monkeypatch):
+    """As verl fills a filtered batch: text alone. The vision tower takes part, so that FSDP's ranks stay in step."""
+    import torch
+    from verl.models.transformers import qwen2_vl
+
+    monkeypatch.setattr(qwen2_vl, "_get_input_embeds", qwen2_vl._get_input_embeds)
+    patches.rows_without_media(qwen2_vl)
+    tokenizer = tiny_model.build_tokenizer(["Does the camera move?"])
+    model = tiny_model.build_model(tokenizer, 0, tiny_model.TinySettings()).model
+    ids = torch.full((2, 12), tokenizer.eos_token_id)
+    embeds, mask = qwen2_vl._get_input_embeds(model, ids, torch.ones_like(ids))
+    assert torch.equal(embeds, model.get_input_embeddings()(ids)) and torch.equal(mask, torch.ones_like(ids))
+    embeds.sum().backward()
+    towers = [weight.grad for weight in model.visual.parameters()]
+    assert all(grad is not None and not grad.any() for grad in towers)
 
 
 def test_engine_modules_are_patched_nowhere_else():

@@ -69,6 +69,14 @@ def one_place_holder_per_clip() -> bool:
     return "mask[1:] &= ~(is_value[1:] & is_value[:-1])" in source and "seconds" not in source
 
 
+def rows_without_media() -> bool:
+    """Whether the embeddings of text alone still ask the vision tower's output, an object, for its mean."""
+    import verl
+
+    source = (Path(verl.__file__).parent / "models/transformers/qwen2_vl.py").read_text()
+    return "image_embeds = model.visual(" in source
+
+
 def name_vllm() -> bool:
     """verl asks for the distribution by the name that only the GPU build has."""
     try:
@@ -136,6 +144,7 @@ CHECKS = [
     freeze_vision_tower,
     append_metrics,
     one_place_holder_per_clip,
+    rows_without_media,
     register_platform,
     gloo_only,
     fsdp_engine,
