@@ -43,6 +43,9 @@ def engine_env(recipe: Recipe) -> dict[str, str]:
     }
     if recipe.model.path is None or Path(recipe.model.path).exists():
         env |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    if recipe.cluster.address is None and recipe.cluster.nodes == 1:
+        # All on this machine: Ray's ports on loopback, as on a desktop (ray 2.60.0, services.py:815), and vLLM's queue.
+        env |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "VLLM_HOST_IP": "127.0.0.1"}
     if recipe.cluster.device == "cpu":
         env |= {
             "VERL_PLATFORM": "cpu",

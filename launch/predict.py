@@ -185,14 +185,12 @@ def engines(recipe: dict[str, Any]) -> Iterator[tuple[Callable[..., Engine], int
     import ray
 
     if cluster["address"] is None:
-        # A loopback address, but not 127.0.0.1: Ray replaces that by the machine's own (services.py).
         ray.init(
             num_gpus=cluster["nodes"] * cluster["gpus_per_node"],  # on the embedded default they are logical places
             num_cpus=max(16, os.cpu_count() or 1),
             include_dashboard=False,
             object_store_memory=10**9,
             _temp_dir=f"{tempfile.gettempdir()}/ray",
-            _node_ip_address="127.0.0.2",
         )
     else:
         ray.init(address=cluster["address"])

@@ -21,8 +21,9 @@ from launch.process import die_with_parent
 def main(settings: str, nodes: str = "1") -> None:
     die_with_parent()
     own = json.loads(settings)
-    # A loopback address, but not 127.0.0.1: Ray replaces that by the machine's own (services.py).
-    context = ray.init(**own, _node_ip_address="127.0.0.2", log_to_driver=False)
+    # Not 127.0.0.1 where there are several: Ray replaces that by the machine's own (services.py).
+    address = {} if nodes == "1" else {"_node_ip_address": "127.0.0.2"}
+    context = ray.init(**own, **address, log_to_driver=False)
     raylet = next(child.pid for child in psutil.Process().children() if child.name() == "raylet")
     further = [add_node(context.address_info["gcs_address"], f"127.0.0.{3 + i}", own) for i in range(int(nodes) - 1)]
     sys.stdout.write(json.dumps({"address": context.address_info["gcs_address"], "raylet": raylet}) + "\n")

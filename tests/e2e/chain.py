@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from ipaddress import ip_address
 from pathlib import Path
 
 import psutil
@@ -47,6 +48,18 @@ def lines(path: Path) -> list[dict]:
 def marked(mark: Path) -> dict[str, str]:
     """An environment that all descendants of a process inherit, whatever becomes of it."""
     return os.environ | {"STARTED_FOR": str(mark)}
+
+
+def open_to_others(mark: Path) -> list[str]:
+    """Sockets that the marked processes listen on beyond loopback: name, address and port."""
+    found = []
+    for process in psutil.process_iter(["name", "environ", "net_connections"]):
+        if (process.info["environ"] or {}).get("STARTED_FOR") == str(mark):
+            for socket in process.info["net_connections"] or ():
+                address = ip_address(socket.laddr.ip) if socket.status == psutil.CONN_LISTEN else None
+                if address and not (getattr(address, "ipv4_mapped", None) or address).is_loopback:
+                    found.append(f"{process.info['name']} {address}:{socket.laddr.port}")
+    return found
 
 
 def left_behind(mark: Path, seconds: float) -> list[str]:

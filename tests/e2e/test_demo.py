@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from chain import command, left_behind, lines, marked, run
+from chain import command, left_behind, lines, marked, open_to_others, run
 
 pytestmark = pytest.mark.e2e
 
@@ -91,6 +91,9 @@ def test_a_killed_run_goes_on_to_the_same_numbers(demo):
     while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 3):  # after the checkpoint of step 2
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.2)
+    # Ray, verl and vLLM listen on loopback; a store of torch.distributed, of trainer and engine each, takes no address.
+    opened = open_to_others(killed)
+    assert len(opened) <= 2 and {line.split()[0] for line in opened} <= {"ray::WorkerDict", "python"}, opened
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (killed / "stages" / "rl.json").exists()
