@@ -75,7 +75,7 @@ submit: env  ## a STAGE as a job on the Ray cluster at ADDRESS=http://host:8265
 publish: env  ## the merged model's card; REPO=owner/name pushes both to the hub
 	@$(PY) -m launch.publish $(RUN) $(if $(REPO),publish.repo=$(REPO))
 
-bench: env  ## time the parts that a run waits for, side by side
+bench: env  ## time the parts that a run waits for, side by side; after `make demo`
 	@$(PY) -m launch.bench $(ARGS)
 
 lock:

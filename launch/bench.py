@@ -16,7 +16,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from launch import bench_data, bench_evaluation, bench_predict, bench_rewards
+from launch import bench_data, bench_evaluation, bench_predict, bench_rewards, bench_step
+from launch.recipe import ROOT
 from launch.run import console
 
 REPEATS = 5
@@ -26,7 +27,7 @@ COMPARED = {
     "predict": lambda: bench_predict.rows(),
     "data": lambda: bench_data.rows(seconds),
 }
-Part = StrEnum("Part", ["start", *COMPARED])
+Part = StrEnum("Part", ["start", *COMPARED, "step"])
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -84,12 +85,16 @@ def main(
         list[Part] | None,
         typer.Argument(
             help="start: rendering, imports, forks; predict: vLLM; data: checking, normalising and reading clips, half "
-            "an hour on two cores; all by default."
+            "an hour on two cores; step: RL; all by default."
         ),
     ] = None,
+    run: Annotated[Path, typer.Option(help="A demo whose SFT is done, for `step`.")] = ROOT / "runs" / "demo" / "main",
 ) -> None:
     """Time the parts that a run waits for, side by side; compare rows of one run."""
-    if not parts or "start" in parts:
+    parts = parts or list(Part)
+    if "step" in parts and not (run / "stages" / "sft.json").exists():
+        raise typer.BadParameter(f"no SFT is done in {run}: `make demo` first, give --run, or name other parts")
+    if "start" in parts:
         table = Table("part", "seconds", title=f"median of {REPEATS}")
         for row in (
             clips(),
@@ -100,7 +105,7 @@ def main(
             table.add_row(row[0], f"{row[1]:.4f}")
         console.print(table)
 
-    chosen = [rows for part, rows in COMPARED.items() if not parts or part in parts]
+    chosen = [rows for part, rows in COMPARED.items() if part in parts]
     if chosen:
         title = f"side by side, median of {REPEATS}"
         table = Table("ours | theirs", "seconds", "seconds", "ratio", "target", title=title)
@@ -108,6 +113,9 @@ def main(
             for what, ours, theirs, target in rows():
                 table.add_row(what, f"{ours:.4f}", f"{theirs:.4f}", f"{ours / theirs:.3f}", target)
         console.print(table)
+
+    if "step" in parts:
+        console.print(bench_step.table(run))
 
 
 if __name__ == "__main__":

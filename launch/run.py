@@ -179,7 +179,7 @@ def stage(run: Run, name: str) -> Iterator[bool]:
     started = _stages_started(run, name, settings)
     console.print(f"[bold]{name}[/] → {run.folder}")
     begin = time.monotonic()
-    with _MemoryMeter() as meter:
+    with MemoryMeter() as meter:
         yield True
     wall = started["wall_seconds"] + time.monotonic() - begin
     record = {
@@ -241,7 +241,7 @@ def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
         yield f"{path} ({old!r}, now {new!r})"
 
 
-class _MemoryMeter:
+class MemoryMeter:
     """Peak resident memory of this process and all its descendants, sampled every second at first, later every ten.
 
     A page that several of them share counts once (Linux's proportional set size): what the machine must have. Reading
@@ -251,7 +251,7 @@ class _MemoryMeter:
     def __init__(self) -> None:
         self.peak_gib, self._stop = 0.0, threading.Event()
 
-    def __enter__(self) -> "_MemoryMeter":
+    def __enter__(self) -> "MemoryMeter":
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
