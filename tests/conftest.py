@@ -14,5 +14,6 @@ os.environ.update(
         "TOKENIZERS_PARALLELISM": "false",
         "DISABLE_VERSION_CHECK": "1",
         "OMP_NUM_THREADS": "1",
+        "TORCH_COMPILE_DISABLE": "1",
     }
 )

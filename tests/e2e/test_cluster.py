@@ -1,4 +1,4 @@
-"""Two Ray nodes on this machine, each with an address of its own: RL over both, and jobs that outlive their client."""
+"""Jobs on two Ray nodes of this machine, each with an address of its own: they outlive their client."""
 
 import os
 import shutil
@@ -8,36 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
-from chain import command, lines
 
 from launch.recipe import ROOT
 from launch.submit import client, submit
 
 pytestmark = pytest.mark.e2e
-
-TWO = ["cluster.nodes=2", "rl.steps=2", "rl.save_every=2"]
-
-
-def test_rl_over_two_nodes(demo):
-    """FSDP over two nodes, one vLLM server on each, two steps of the real trainer."""
-    runs, two = demo.parents[1], demo.with_name("two")
-    shutil.copytree(demo, two, ignore=lambda folder, names: {"rl", "merged", "eval", "report"} & set(names))
-    for stage in ("rl", "merge", "evaluate"):
-        (two / "stages" / f"{stage}.json").unlink(missing_ok=True)
-    done = subprocess.run([*command("rl", runs, "two"), *TWO], capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    metrics = lines(two / "rl" / "metrics.jsonl")
-    assert [line["step"] for line in metrics] == [1, 2]
-    # The policy that rolls out on either node is the one that trains over both.
-    assert min(line["data"]["training/rollout_actor_probs_pearson_corr"] for line in metrics) >= 0.999
-    actor = two / "rl" / "checkpoints" / "global_step_2" / "actor"
-    assert {path.name for path in actor.glob("model_world_size_*")} == {
-        f"model_world_size_2_rank_{rank}.pt" for rank in (0, 1)
-    }
-    log = (two / "logs" / "rl.log").read_text()
-    assert "127.0.0.3" in log  # the second node has written there
-    assert len(lines(two / "rl" / "rollouts" / "2.jsonl")) == 32
-
 
 # ------------------------------------------------------------------ jobs
 
@@ -70,7 +45,7 @@ def cluster(tmp_path_factory):
         from launch.process import end
 
         family = [p for node in nodes for p in [psutil.Process(node.pid), *psutil.Process(node.pid).children(True)]]
-        end(family)
+        end(family, seconds=1)
         for node in nodes:
             node.wait()
         shutil.rmtree(folder, ignore_errors=True)
@@ -119,14 +94,20 @@ def test_a_job_can_be_stopped(cluster, tmp_path):
 
 def test_a_cluster_that_is_too_small_ends_at_once(cluster):
     """`launch.nodes.join` on the real cluster: two nodes of one GPU each are no two nodes of two."""
-    code = "from launch import nodes; nodes.join('127.0.0.2:26379', 2, {}, [], [{}])"
+    code = """
+import sys, ray
+from launch import nodes
+for gpus, name in ((2, "JUDGE_API_KEY"), (1, "NOT_SET_ANYWHERE"), (1, "JUDGE_API_KEY")):
+    try:
+        nodes.join("127.0.0.2:26379", 2, gpus, [], [name])
+        sys.stdout.write("joined\\n")
+    except nodes.ClusterError as error:
+        sys.stdout.write(f"{error}\\n")
+    ray.shutdown()
+"""
     env = os.environ | OPEN | {"PYTHONPATH": str(ROOT), "VERL_USE_EXTERNAL_MODULES": "launch.verl_plugin"}
-
-    def join(gpus: int, name: str) -> str:
-        run = [sys.executable, "-c", code.format(gpus, repr(name))]
-        done = subprocess.run(run, cwd=ROOT, env=env, capture_output=True, text=True, timeout=240)
-        return done.stderr if done.returncode else ""
-
-    assert "needs 2 node(s) with 2 GPU(s) each, the cluster has 127.0.0.2: 1, 127.0.0.3: 1" in join(2, "JUDGE_API_KEY")
-    assert "has no NOT_SET_ANYWHERE" in join(1, "NOT_SET_ANYWHERE")
-    assert join(1, "JUDGE_API_KEY") == ""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    small, unset, joined = (line for line in done.stdout.splitlines() if not line.startswith("("))
+    assert "needs 2 node(s) with 2 GPU(s) each, the cluster has 127.0.0.2: 1, 127.0.0.3: 1" in small
+    assert "has no NOT_SET_ANYWHERE" in unset and joined == "joined"

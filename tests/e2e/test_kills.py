@@ -4,7 +4,6 @@ Each stage starts from the unbroken run's input and is compared with its output.
 and weights, every response and every score; probabilities agree to 1e-4, since a resumed engine adds up other batches.
 """
 
-import math
 import os
 import shutil
 import signal
@@ -23,7 +22,7 @@ OUTPUT = {"data": "data", "model": "model", "sft": "sft", "rl": "rl", "merge": "
 
 @pytest.fixture
 def kill(demo) -> Callable[..., Path]:
-    def kill(stage: str, when: Callable[[Path], bool]) -> Path:
+    def kill(stage: str, when: Callable[[Path], bool], *overrides: str) -> Path:
         """A copy of the run up to `stage`, which was killed as soon as `when(its folder)`."""
         later = STAGES[STAGES.index(stage) :]
         folder = demo.with_name(f"killed-{stage}")
@@ -32,7 +31,7 @@ def kill(demo) -> Callable[..., Path]:
         for name in later:
             (folder / "stages" / f"{name}.json").unlink(missing_ok=True)
         process = subprocess.Popen(
-            command(stage, demo.parents[1], folder.name),
+            command(stage, demo.parents[1], folder.name, *overrides),
             start_new_session=True,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -90,77 +89,20 @@ def test_sft(demo, kill):
 
 def test_evaluate(demo, kill):
     """Goes on with two engines in Ray actors (on logical GPUs) where one was killed."""
+    models = "eval.models=[sft]"
     folder = kill(
-        "evaluate", lambda folder: any(b"\n" in path.read_bytes() for path in folder.glob("eval/base/*.jsonl"))
+        "evaluate", lambda folder: any(b"\n" in path.read_bytes() for path in folder.glob("eval/sft/*.jsonl")), models
     )
-    (log,) = folder.glob("eval/base/*.jsonl")
+    (log,) = folder.glob("eval/sft/*.jsonl")
     begun = log.read_bytes()[:-3]  # and half a line
     log.write_bytes(begun)
-    go_on("evaluate", folder, "cluster.gpus_per_node=2")
+    go_on("evaluate", folder, models, "cluster.gpus_per_node=2")
     assert log.read_bytes().startswith(begun[: begun.rfind(b"\n") + 1])
-    for model in ("base", "sft", "rl"):
-        found, expected = (lines(path / "eval" / model / "predictions.jsonl") for path in (folder, demo))
-        for record, unbroken in zip(found, expected, strict=True):
-            assert record.pop("option_probs", {}) == pytest.approx(unbroken.pop("option_probs", {}), abs=1e-4)
-            assert record.pop("p_yes", None) == pytest.approx(unbroken.pop("p_yes", None), abs=1e-4)
-            assert record == unbroken
-
-
-def test_probabilities_are_those_of_the_transformers_model(demo):
-    """P(option) right behind `<answer>`, by teacher forcing in transformers; the small model rarely gets there."""
-    import torch
-    import yaml
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-    from verl.utils.tokenizer import build_multimodal_processor_inputs
-
-    from data_tools.prompt import messages
-    from data_tools.sample import read_samples
-    from launch.answers import candidates, frames_of, with_clip
-    from launch.verl_plugin import patches
-
-    patches.apply()
-    folder = demo.with_name("direct")
-    gone = {"logs", "report", "eval"}
-    shutil.copytree(demo, folder, ignore=lambda source, names: gone & set(names) if Path(source) == demo else ())
-    (folder / "stages" / "evaluate.json").unlink()
-    go_on("evaluate", folder, "eval.models=[sft]", "eval.limit=3", "eval.option_scores=direct")
-    media = yaml.safe_load((demo / "recipe.yaml").read_text())["media"]
-    asked = {sample.id: sample for sample in read_samples(demo / "data" / "test.jsonl")}
-    answered = lines(folder / "eval" / "sft" / "predictions.jsonl")
-    assert len(answered) == 3
-    processor = AutoProcessor.from_pretrained(demo / "model")
-    encode = processor.tokenizer.encode
-    first = min(demo.glob("sft/checkpoint-*"), key=_step)
-    model = AutoModelForImageTextToText.from_pretrained(first, dtype=torch.float32)
-
-    def log_probs(prompt, ids: list[int]) -> list[float]:
-        """Of the tokens `ids` behind the prompt."""
-        inputs = dict(prompt)
-        inputs["input_ids"] = torch.cat([prompt["input_ids"], torch.tensor([ids])], dim=1)
-        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-        inputs["mm_token_type_ids"] = torch.nn.functional.pad(prompt["mm_token_type_ids"], (0, len(ids)))
-        with torch.no_grad():
-            rows = model(**inputs).logits[0, -len(ids) - 1 : -1].log_softmax(-1)
-        return [row[token].item() for row, token in zip(rows, ids)]
-
-    for line in answered:
-        sample = asked[line["id"]]
-        turns = with_clip(messages(sample), str(demo / "data" / sample.video), media)
-        text = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-        prompt = build_multimodal_processor_inputs(processor, text=[text], videos=frames_of(turns))
-        paths = candidates(sample.options, "<answer>", encode)
-        shared = len(os.path.commonprefix([path for _, path in paths]))
-        mass = {}  # of each path's shortest beginning that no other option has, once
-        for option, path in paths:
-            others = [other for owner, other in paths if owner != option]
-            length = next(n for n in range(len(path) + 1) if all(other[:n] != path[:n] for other in others))
-            told = log_probs(prompt, list(path))
-            mass[option, path[:length]] = math.exp(sum(told[shared:length]))
-        expected = [
-            sum(p for (owner, _), p in mass.items() if owner == option) for option in range(len(sample.options))
-        ]
-        found = [line["option_probs"][option] for option in sample.options]
-        assert found == pytest.approx([p / sum(expected) for p in expected], abs=1e-4)
+    found, expected = (lines(path / "eval" / "sft" / "predictions.jsonl") for path in (folder, demo))
+    for record, unbroken in zip(found, expected, strict=True):
+        assert record.pop("option_probs", {}) == pytest.approx(unbroken.pop("option_probs", {}), abs=1e-4)
+        assert record.pop("p_yes", None) == pytest.approx(unbroken.pop("p_yes", None), abs=1e-4)
+        assert record == unbroken
 
 
 def _step(checkpoint: Path) -> int:

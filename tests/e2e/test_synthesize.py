@@ -36,7 +36,7 @@ def test_a_lost_ray_worker_loses_nothing(data, tmp_path):
     teacher = RenderedTeacher(data)
 
     def slowly(body):
-        time.sleep(0.5)
+        time.sleep(0.25)
         return teacher(body)
 
     with LocalEndpoint(slowly) as server:

@@ -1,5 +1,7 @@
 """The official definitions, written plainly and one item at a time, to hold our vectorised scorers against."""
 
+import csv
+import json
 import math
 import string
 from itertools import pairwise
@@ -86,3 +88,64 @@ def got10k(
             union = (c - a) * (d - b) + (i - e) * (j - f) - common
             ious.append(common / union if union else 0.0)
     return mean(ious), mean(iou > 0.5 for iou in ious)
+
+
+# ---------------------------------------------------------------- questions with options, from the raw files
+# Each gives (group, id, options, the right one of them), as they stand there.
+
+
+def _mvbench(folder):
+    for file in folder.glob("*.json"):
+        for place, row in enumerate(json.loads(file.read_text())):
+            yield f"task: {file.stem}", f"{file.stem}-{place}", row["candidates"], row["answer"]
+
+
+def _videomme(path):
+    for video in json.loads(path.read_text()):
+        for row in video["questions"]:
+            right = next(option for option in row["options"] if option.startswith(row["answer"]))
+            yield f"duration: {video['duration']}", row["question_id"], row["options"], right
+
+
+def _perception_test(path):
+    for video, asked in json.loads(path.read_text()).items():
+        for row in asked["mc_question"]:
+            yield f"area: {row['area']}", f"{video}-{row['id']}", row["options"], row["options"][row["answer_id"]]
+
+
+def _vidtab_qa(path):
+    for row in json.loads(path.read_text()):
+        yield "over questions", row["video"], ["low quality", "high quality"], row["answer"]
+
+
+def _tempcompass(folder):
+    for task in ("yes_no", "multi-choice", "caption_matching"):
+        for video, aspects in json.loads((folder / f"{task}.json").read_text()).items():
+            for aspect, rows in aspects.items():
+                for place, row in enumerate(rows):
+                    options = ["no", "yes"] if task == "yes_no" else row["question"].split("\n")[1:]
+                    yield task, f"{task}-{video}-{aspect}-{place}", options, row["answer"]
+
+
+def _mmvu(path):
+    for row in json.loads(path.read_text()):
+        if row["question_type"] == "multiple-choice":
+            choices = row["choices"]
+            yield "multiple-choice", row["id"], list(choices.values()), choices[row["answer"]]
+
+
+def _shotbench(path):
+    for row in csv.DictReader(path.open(), delimiter="\t"):
+        options = json.loads(row["options"])
+        yield f"category: {row['category']}", row["index"], list(options.values()), options[row["answer"]]
+
+
+OPTIONS = {
+    "mvbench": _mvbench,
+    "videomme": _videomme,
+    "perception_test": _perception_test,
+    "vidtab_qa": _vidtab_qa,
+    "tempcompass": _tempcompass,
+    "mmvu": _mmvu,
+    "shotbench": _shotbench,
+}

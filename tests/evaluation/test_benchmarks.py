@@ -1,7 +1,10 @@
 import asyncio
 import json
 import os
+import re
+from collections import defaultdict
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from statistics import mean
 
@@ -279,6 +282,24 @@ def test_spans_and_boxes_equal_the_official_definitions():
     ao, sr = official.got10k([(boxes[s.id], s.extras["rects"], s.extras["visible"], (640, 480)) for s in samples])
     assert values["AO"] == pytest.approx(ao, abs=1e-9)
     assert values["SR@0.5"] == pytest.approx(sr, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", official.OPTIONS)
+def test_accuracies_are_those_counted_in_the_raw_files(name):
+    """The right option is found in the published form, without our readers; a response is any of the options' texts."""
+    rng, right, responses = np.random.default_rng(7), defaultdict(list), {}
+    for group, id, options, truth in official.OPTIONS[name](made.LABELS[name](_folder() / name)):
+        said = options[rng.integers(len(options))]
+        responses[id] = re.sub(r"^([A-D]\. |Option \d: )", "", said)
+        right[group].append(said == truth)
+    told = parts_of(name, answers(responses))
+    for group, values in right.items():
+        assert told[group]["accuracy"] == pytest.approx(mean(values), abs=1e-9)
+    assert 0 < mean(chain(*right.values())) < 1
+    if name == "mvbench":
+        assert told["mean over 20 tasks"]["accuracy"] == pytest.approx(mean(map(mean, right.values())), abs=1e-9)
+    elif "over questions" in told:
+        assert told["over questions"]["accuracy"] == pytest.approx(mean(chain(*right.values())), abs=1e-9)
 
 
 # ---------------------------------------------------------------- what each is special for

@@ -1,6 +1,8 @@
 """Frames, grids and M-RoPE positions of one clip: training side = rollout side = reference formula."""
 
 import functools
+import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,9 @@ from data_tools.prompt import messages
 from data_tools.questions import demo_texts
 from data_tools.render import draw_scene, draw_track, render, write_clip
 from data_tools.sample import Sample
-from launch.answers import frames_of, with_clip
+from launch.answers import answers, build_engine, candidates, frames_of, with_clip
 from launch.llamafactory import EVERY_FRAME
+from launch.plan import compose_recipe
 from launch.verl_plugin import cpu, patches
 
 # Milliseconds between frames, frames, and the tiny model's tokens per second: whole and fractional steps between
@@ -244,3 +247,44 @@ def test_log_probabilities_of_a_response_agree(seen):
 def _most_common(ids: list[int]) -> int:
     """The place-holder of the clip: the token that a prompt with a clip repeats most."""
     return max(set(ids), key=ids.count)
+
+
+@pytest.mark.parametrize("options", [["No", "Yes"], ["pan left", "pan right", "static", "tilt up"]])
+def test_probabilities_of_options_are_those_of_teacher_forcing(options, tmp_path):
+    """P(option) right behind `<answer>` from vLLM, in launch.answers, and from transformers, one path at a time."""
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from verl.utils.tokenizer import build_multimodal_processor_inputs
+
+    recipe = compose_recipe(["experiment=demo", "eval.option_scores=direct", "eval.max_tokens=4"])[0]
+    settings, media = recipe.model_dump(mode="json"), recipe.media.model_dump()
+    sample = clip(tmp_path, 500, 4).model_copy(
+        update={"options": options, "task": ("choice", "binary")[len(options) == 2]}
+    )
+    folder = model_folder(tmp_path, 2)
+    ((_, record),) = answers(build_engine(settings, str(folder)), settings, tmp_path, [(None, sample)], 1)
+
+    processor = AutoProcessor.from_pretrained(folder)
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+    turns = with_clip(messages(sample), str(tmp_path / sample.video), media)
+    text = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    prompt = build_multimodal_processor_inputs(processor, text=[text], videos=frames_of(turns))
+
+    def log_probs(ids: tuple[int, ...]) -> list[float]:
+        """Of the tokens `ids` behind the prompt."""
+        inputs = dict(prompt)
+        inputs["input_ids"] = torch.cat([prompt["input_ids"], torch.tensor([ids])], dim=1)
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        inputs["mm_token_type_ids"] = torch.nn.functional.pad(prompt["mm_token_type_ids"], (0, len(ids)))
+        with torch.no_grad():
+            rows = model(**inputs).logits[0, -len(ids) - 1 : -1].log_softmax(-1)
+        return [row[token].item() for row, token in zip(rows, ids)]
+
+    paths = candidates(options, "<answer>", processor.tokenizer.encode)
+    shared = len(os.path.commonprefix([path for _, path in paths]))
+    mass = {}  # of each path's shortest beginning that no other option has, once
+    for option, path in paths:
+        others = [other for owner, other in paths if owner != option]
+        length = next(n for n in range(len(path) + 1) if all(other[:n] != path[:n] for other in others))
+        mass[option, path[:length]] = math.exp(sum(log_probs(path)[shared:length]))
+    told = [sum(p for (owner, _), p in mass.items() if owner == place) for place in range(len(options))]
+    assert list(record["option_probs"].values()) == pytest.approx([p / sum(told) for p in told], abs=1e-4)
