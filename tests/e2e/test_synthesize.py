@@ -1,7 +1,6 @@
-"""Chain synthesis on Ray with a lost worker; and, with CAMREASONER_SERVE_MODEL=FOLDER, through a real vLLM server."""
+"""Chain synthesis on Ray with a lost worker, and through a real vLLM server."""
 
 import json
-import os
 import re
 import socket
 import subprocess
@@ -62,12 +61,11 @@ def ray_workers(driver: int) -> list[psutil.Process]:
     return [child for child, name in zip(children, names) if re.match(r"ray::(?!IDLE)(?!.*Agent)", name)]
 
 
-@pytest.mark.skipif("CAMREASONER_SERVE_MODEL" not in os.environ, reason="CAMREASONER_SERVE_MODEL names no model")
-def test_a_real_vllm_server(data, tmp_path):
+def test_a_real_vllm_server(demo, data, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    model = Path(os.environ["CAMREASONER_SERVE_MODEL"])
+    model = demo / "merged"
     serve = [sys.executable, "-m", "launch.serve", "--experiment", "demo", "--model", str(model), "--port", str(port)]
     server = subprocess.Popen(serve, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
