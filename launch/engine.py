@@ -115,7 +115,8 @@ def run_engine(
                 time.sleep(POLL_SECONDS)
             bar.update(task, completed=min(done(), total))
         finally:
-            end(family)  # Ray's daemons and workers, vLLM's engine core: whatever the engine left behind
+            # Ray's daemons and workers, vLLM's engine core: whatever an engine that has ended leaves behind is idle.
+            end(family, seconds=10 if process.poll() is None else 1)
             process.wait()
     if process.returncode != 0:
         _refuse_full_disk(what, log)
