@@ -84,8 +84,8 @@ def main(
     parts: Annotated[
         list[Part] | None,
         typer.Argument(
-            help="start: rendering, imports, forks; predict: vLLM; data: checking, normalising and reading clips, half "
-            "an hour on two cores; step: RL; all by default."
+            help="start: rendering, imports, forks; predict: vLLM; data: checking, normalising and reading clips; "
+            "step: RL; all by default, a quarter of an hour on two cores."
         ),
     ] = None,
     run: Annotated[Path, typer.Option(help="A demo whose SFT is done, for `step`.")] = ROOT / "runs" / "demo" / "main",
