@@ -63,6 +63,20 @@ def model_folder(path: str) -> Path:
     return folder
 
 
+def require_room(recipe: Recipe, folder: Path) -> None:
+    """Raise LaunchError where the longest prompt and response are more than the model in `folder` has positions for."""
+    from launch.answers import ROOM
+
+    config = json.loads((folder / "config.json").read_text())
+    positions = (config.get("text_config") or config).get("max_position_embeddings")
+    prompt, response = recipe.rl.max_prompt_length, recipe.eval.max_tokens
+    if positions is not None and prompt + response + ROOM > positions:
+        raise LaunchError(
+            f"{folder} has {positions} positions, too few for rl.max_prompt_length={prompt}, "
+            f"eval.max_tokens={response} and {ROOM} more for the options: lower eval.max_tokens"
+        )
+
+
 def digest(files: Sequence[Path]) -> str:
     """SHA-256 over the files' names and contents."""
 
@@ -138,6 +152,7 @@ def predict(run: Run, chosen: dict[str, str], samples: Sequence["Sample"]) -> No
     jobs: dict[str, list[dict[str, Any]]] = {}
     for name, path in chosen.items():
         weights = model_folder(path)
+        require_room(run.recipe, weights)
         model = model_digest(weights)
         for control, asked in files.items():
             facts = {"model": model, "control": control, "questions": digest([asked]), "settings": settings}

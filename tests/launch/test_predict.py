@@ -21,7 +21,7 @@ from data_tools.tiny_model import build_tokenizer
 from launch import predict as module
 from launch.answers import _before_answer, candidates, changed, failed, option_probabilities, run
 from launch.errors import LaunchError
-from launch.evaluate import control_samples, key_of, model_digest, model_folder, prediction_settings
+from launch.evaluate import control_samples, key_of, model_digest, model_folder, prediction_settings, require_room
 from launch.predict import BARREN, EngineFailed, ForkedEngine, predict, whole_lines, window
 from launch.run import open_run
 
@@ -283,6 +283,17 @@ def test_questions_that_a_control_cannot_ask_are_counted(tiny_recipe, capsys):
     assert "1 of 2" in capsys.readouterr().out
     with pytest.raises(LaunchError, match="fits none"):
         control_samples(run_, asked[1:])
+
+
+def test_responses_longer_than_the_model_has_positions_are_refused(tiny_recipe, tmp_path):
+    recipe, config = tiny_recipe("eval.max_tokens=100"), tmp_path / "config.json"
+    need = recipe.rl.max_prompt_length + 100 + 64
+    for positions in ({"max_position_embeddings": need - 1}, {"text_config": {"max_position_embeddings": need - 1}}):
+        config.write_text(json.dumps(positions))
+        with pytest.raises(LaunchError, match=r"eval\.max_tokens=100"):
+            require_room(recipe, tmp_path)
+    config.write_text(json.dumps({"max_position_embeddings": need}))
+    require_room(recipe, tmp_path)
 
 
 def test_a_key_stands_for_weights_and_settings(tiny_recipe, tmp_path):
