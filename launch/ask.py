@@ -84,7 +84,7 @@ def ask(recipe: Recipe, model: str, video: Path, question: str, options: list[st
     from data_tools.probe import ClipError
     from data_tools.sample import Sample, write_samples
     from launch.engine import run_engine
-    from launch.evaluate import model_folder
+    from launch.evaluate import model_folder, require_room
     from launch.predict import ENV
 
     runs = Path(recipe.runs).expanduser()
@@ -94,6 +94,7 @@ def ask(recipe: Recipe, model: str, video: Path, question: str, options: list[st
     if isinstance(clip, ClipError):
         raise clip
     weights = model_folder(model)
+    require_room(recipe, weights)
     name = hashlib.sha256(f"{clip.video}\n{model}\n{question}\n{options}".encode()).hexdigest()[:12]
     folder = asked / name
     folder.mkdir(parents=True, exist_ok=True)

@@ -152,7 +152,6 @@ def predict(run: Run, chosen: dict[str, str], samples: Sequence["Sample"]) -> No
     jobs: dict[str, list[dict[str, Any]]] = {}
     for name, path in chosen.items():
         weights = model_folder(path)
-        require_room(run.recipe, weights)
         model = model_digest(weights)
         for control, asked in files.items():
             facts = {"model": model, "control": control, "questions": digest([asked]), "settings": settings}
@@ -239,6 +238,8 @@ def main(recipe: Recipe) -> None:
     run = open_run(recipe)
     needs = {"base": "model", "sft": "sft", "rl": "merge"}
     run.require("data", *(needs[name] for name in recipe.eval.models))
+    for path in models(run).values():  # before the stage counts as begun
+        require_room(recipe, model_folder(path))
     with stage(run, "evaluate") as needed:
         if needed:
             evaluate(run)

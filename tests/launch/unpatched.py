@@ -70,11 +70,25 @@ def one_place_holder_per_clip() -> bool:
 
 
 def rows_without_media() -> bool:
-    """Whether the embeddings of text alone still ask the vision tower's output, an object, for its mean."""
-    import verl
+    """The embeddings of text alone, as verl computes them where no row of a micro-batch has a clip."""
+    import torch
+    from transformers import Qwen2_5_VLConfig
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
+    from verl.models.transformers.qwen2_vl import _get_input_embeds
 
-    source = (Path(verl.__file__).parent / "models/transformers/qwen2_vl.py").read_text()
-    return "image_embeds = model.visual(" in source
+    text = {"vocab_size": 8, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    text |= {
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]},
+    }
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
+    model = Qwen2_5_VLModel(Qwen2_5_VLConfig(text_config=text, vision_config=vision))
+    try:
+        _get_input_embeds(model, torch.zeros(1, 4, dtype=torch.long))
+    except AttributeError as error:
+        return "has no attribute 'mean'" in str(error)
+    return False
 
 
 def name_vllm() -> bool:
