@@ -30,7 +30,7 @@ demo: env  ## the whole chain on this machine: clips, tiny model, SFT, RL, evalu
 	@for stage in $(STAGES); do $(PY) -m launch.$$stage $(RUN) || exit 1; done
 
 test: env  ## all tests, the engines end to end among them
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 plan: env  ## render and check the engines' configurations of every experiment, without a GPU
 	@$(PY) -m launch.plan $(if $(findstring command,$(origin EXPERIMENT)),experiment=$(EXPERIMENT)) $(ARGS)

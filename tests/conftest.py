@@ -17,3 +17,9 @@ os.environ.update(
         "TORCH_COMPILE_DISABLE": "1",
     }
 )
+
+
+def pytest_collection_modifyitems(items: list) -> None:
+    """The long files come first where two workers share them."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.get_closest_marker("e2e") is None)

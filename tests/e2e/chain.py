@@ -73,3 +73,16 @@ def left_behind(mark: Path, seconds: float) -> list[str]:
         if not left or time.monotonic() > deadline:
             return left
         time.sleep(0.5)
+
+
+def orphaned_memory(pattern: str) -> set[str]:
+    """Names of shared memory that no process uses any more."""
+    folder = Path("/dev/shm")
+    names = {path.name for path in folder.glob(pattern)}
+    used = {
+        Path(area.path).name
+        for process in psutil.process_iter(["memory_maps"])
+        for area in process.info["memory_maps"] or ()
+        if area.path.startswith(f"{folder}/")
+    }
+    return {name for name in names - used if (folder / name).exists()}
