@@ -4,7 +4,6 @@ python -m launch.data experiment=demo
 """
 
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -236,8 +235,6 @@ def main(recipe: Recipe) -> None:
     run = open_run(recipe)
     with stage(run, "data") as needed:
         if needed:
-            if recipe.force and run.data.exists():
-                shutil.rmtree(run.data)
             prepare(run)
 
 

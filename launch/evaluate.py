@@ -11,7 +11,6 @@ eval/<model>/<control>.jsonl    the predictions for them, likewise
 
 import hashlib
 import json
-import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
@@ -196,9 +195,9 @@ def evaluate(run: Run) -> None:
     from evaluation.score import read_predictions, score, write_scores
 
     chosen = models(run)
+    for path in chosen.values():
+        require_room(run.recipe, model_folder(path))
     folder = run.folder / "eval"
-    if run.recipe.force and folder.exists():
-        shutil.rmtree(folder)
     samples = list(read_samples(run.data / "test.jsonl"))[: run.recipe.eval.limit]
     predict(run, chosen, samples)
     for name in chosen:
@@ -238,8 +237,6 @@ def main(recipe: Recipe) -> None:
     run = open_run(recipe)
     needs = {"base": "model", "sft": "sft", "rl": "merge"}
     run.require("data", *(needs[name] for name in recipe.eval.models))
-    for path in models(run).values():  # before the stage counts as begun
-        require_room(recipe, model_folder(path))
     with stage(run, "evaluate") as needed:
         if needed:
             evaluate(run)

@@ -4,7 +4,6 @@ python -m launch.rl experiment=demo reward.format_weight=0.3
 """
 
 import json
-import shutil
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -40,8 +39,6 @@ def train(run: Run) -> None:
     """Render verl's configuration and train, going on from the last whole checkpoint."""
     check_rewards(run.recipe)
     folder = run.folder / "rl"
-    if run.recipe.force and folder.exists():
-        shutil.rmtree(folder)
     folder.mkdir(exist_ok=True)
     steps = total_steps(run)
     config = render(run, run.sft_checkpoint(run.recipe.rl.start_epoch), steps, scratch_path(run.log("rl")) / "ray")

