@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from launch import estimate
 from launch.errors import explain, known_errors
 from launch.estimate import Range, total, visual_tokens
+from launch.inert import leave_out
 from launch.recipe import ROOT, Recipe, RecipeError, hydra_command, read_recipe
 
 if TYPE_CHECKING:
@@ -39,6 +40,17 @@ _ENGINES = {
     "LLAMAFACTORY_VERBOSITY": "ERROR",
     "TRANSFORMERS_VERBOSITY": "error",
 }
+# What the modules of the engines' parsers import only for training: two fifths of the time that a plan takes.
+UNUSED = (
+    "torch._dynamo",
+    "torch.fx.experimental.symbolic_shapes",
+    "torchvision",
+    "sympy",
+    "mpmath",
+    "scipy",
+    "sklearn",
+)
+UNUSED += ("ray", "tensordict", "transfer_queue", "pandas", "datasets", "peft")
 _FILES = {"recipe": "recipe.yaml", "sft": "sft/llamafactory.yaml", "rl": "rl/verl.yaml"}  # as in a run folder
 
 
@@ -308,8 +320,7 @@ def main(config: DictConfig) -> None:
     from launch.run import console
 
     gc.disable()  # the engines' imports make millions of objects that live to the end: an eighth of the time
-    # transformers does without these where they are missing; a fifth of the imports' time, and no parser asks them.
-    sys.modules |= dict.fromkeys(("sklearn", "torchvision"))
+    leave_out(*UNUSED)
     overrides = HydraConfig.get().overrides.task
     chosen = any(override.startswith("experiment=") for override in overrides)
     wrong = False

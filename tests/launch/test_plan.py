@@ -1,12 +1,16 @@
 """Plans through the engines' own parsers (imported once, in this process)."""
 
+import multiprocessing
 import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 from rich.console import Console
 
 from launch import plan
 from launch.errors import LaunchError
+from launch.inert import leave_out
 from launch.recipe import RecipeError
 
 
@@ -47,33 +51,72 @@ def test_steps_are_counted_where_the_data_is_rendered():
     assert "place-holder" not in text
 
 
-@pytest.mark.parametrize(
-    ("override", "named"),
-    [
-        ("+sft.engine.learning_rat=1", "LLaMA-Factory.*learning_rat"),
-        ("+sft.engine.adam_epsilon=much", "LLaMA-Factory.*adam_epsilon"),
-        ("+sft.engine.finetuning_type=most", "LLaMA-Factory.*finetuning_type"),
-        ("sft.lr_scheduler_type=cosin", "LLaMA-Factory.*cosin"),
-        ("sft.deepspeed=nowhere.json", "sft.deepspeed.*nowhere.json"),
-        ("+rl.engine.trainer.save_freqq=1", r"verl.*trainer\.save_freqq"),
-        ("+rl.engine.trainer.save_freq=often", r"verl.*trainer\.save_freq.*often"),
-        ("+rl.engine.actor_rollout_ref.actor.loss_agg_mode=most", "verl.*loss_agg_mode"),
-        ("+rl.engine.actor_rollout_ref.model.lora_rank=1.5", "verl.*lora_rank"),
-        ("cluster.gpus_per_node=7", "multiple of 7 rank"),
-        ("reward.formula=other", "reward formula 'other'"),
-        ("reward.name=other", "reward.name=other"),
-        ("+advantage.momentum=1", "advantage ema_grpo.*momentum"),
-        ("advantage.decay=2", "decay 2"),
-        ("rl.max_prompt_length=18", "rl.max_prompt_length=18 cannot hold the 18 visual tokens"),
-        ("sft.cutoff_len=10", "sft.cutoff_len=10"),
-        ("data.rendered.size=56.5", r"data\.rendered\.size"),
-        ("media.fps=1", "not the media budget"),
-        ("sft.no_such_key=1", "sft.no_such_key"),
-    ],
-)
+MISTAKES = [
+    ("+sft.engine.learning_rat=1", "LLaMA-Factory.*learning_rat"),
+    ("+sft.engine.adam_epsilon=much", "LLaMA-Factory.*adam_epsilon"),
+    ("+sft.engine.finetuning_type=most", "LLaMA-Factory.*finetuning_type"),
+    ("sft.lr_scheduler_type=cosin", "LLaMA-Factory.*cosin"),
+    ("sft.deepspeed=nowhere.json", "sft.deepspeed.*nowhere.json"),
+    ("+rl.engine.trainer.save_freqq=1", r"verl.*trainer\.save_freqq"),
+    ("+rl.engine.trainer.save_freq=often", r"verl.*trainer\.save_freq.*often"),
+    ("+rl.engine.actor_rollout_ref.actor.loss_agg_mode=most", "verl.*loss_agg_mode"),
+    ("+rl.engine.actor_rollout_ref.model.lora_rank=1.5", "verl.*lora_rank"),
+    ("cluster.gpus_per_node=7", "multiple of 7 rank"),
+    ("reward.formula=other", "reward formula 'other'"),
+    ("reward.name=other", "reward.name=other"),
+    ("+advantage.momentum=1", "advantage ema_grpo.*momentum"),
+    ("advantage.decay=2", "decay 2"),
+    ("rl.max_prompt_length=18", "rl.max_prompt_length=18 cannot hold the 18 visual tokens"),
+    ("sft.cutoff_len=10", "sft.cutoff_len=10"),
+    ("data.rendered.size=56.5", r"data\.rendered\.size"),
+    ("media.fps=1", "not the media budget"),
+    ("sft.no_such_key=1", "sft.no_such_key"),
+]
+
+
+@pytest.mark.parametrize(("override", "named"), MISTAKES)
 def test_mistakes_are_refused_by_name(override, named):
     with pytest.raises((RecipeError, LaunchError), match=named):
         planned("experiment=demo", override)
+
+
+def verdict(*overrides: str) -> dict | str:
+    try:
+        return plan.check(plan.compose_recipe(overrides)[0])
+    except (RecipeError, LaunchError) as error:
+        return str(error)
+
+
+def verdicts_without(packages: Sequence[str], cases: Sequence[Sequence[str]]) -> list[dict | str]:
+    leave_out(*packages)
+    return [verdict(*case) for case in cases]
+
+
+def test_what_a_plan_leaves_out_of_the_engines_changes_no_verdict():
+    cases = [[f"experiment={experiment}"] for experiment in plan.experiments()]
+    cases += [["experiment=demo", override] for override, _ in MISTAKES]
+    cases += [["experiment=demo", "tracking=[wandb,mlflow]"], ["experiment=videochat_r1", "cluster=one_gpu"]]
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:  # the engines are imported here already
+        light = pool.submit(verdicts_without, plan.UNUSED, cases)
+        assert [verdict(*case) for case in cases] == light.result()
+
+
+def test_a_package_left_out_gives_no_answer():
+    leave_out("no_such_package")
+    from no_such_package.deep import decorator, settings
+
+    @decorator
+    @settings(fast=True)
+    def function():
+        return 1
+
+    assert function() == 1
+    with pytest.raises(TypeError, match=r"no_such_package\.deep\.settings is left out"):
+        assert settings
+    with pytest.raises(AttributeError):
+        settings.__version__  # noqa: B018
+    with pytest.raises(ModuleNotFoundError):
+        import no_such_package_either  # noqa: F401
 
 
 def test_plans_are_compared_key_by_key(tmp_path):
