@@ -7,7 +7,6 @@ something else.
 import hashlib
 import os
 import platform
-import shutil
 import socket
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -71,7 +70,6 @@ def facts(paths: Sequence[str] = (), names: Sequence[str] = ()) -> dict[str, Any
         "lock": hashlib.sha256(b"".join(locks)).hexdigest()[:12] if locks else None,
         "missing": [path for path in paths if not Path(path).exists()],
         "unset": [name for name in names if not os.environ.get(name)],
-        "free_gb": {path: round(shutil.disk_usage(path).free / 1e9, 1) for path in paths if Path(path).exists()},
     }
 
 
@@ -87,8 +85,9 @@ def skew(ours: Mapping[str, Any], nodes: Mapping[str, Mapping[str, Any]]) -> lis
             here, there = ours["packages"].get(package), theirs["packages"].get(package)
             if here != there:
                 problems.append(f"{where} has {package} {there}, here it is {here}")
-        for path in theirs["missing"]:
-            problems.append(f"{where} does not see {path}: it must lie on a file system that all nodes share")
+        if missing := theirs["missing"]:
+            more = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
+            problems.append(f"{where} does not see {missing[0]}{more}: all nodes must share that file system")
         for name in theirs["unset"]:
             problems.append(f"{where} has no {name} in its environment: set it before `ray start` there")
     return problems

@@ -22,7 +22,25 @@ OPEN = {"RAY_AUTH_MODE": "disabled"}
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
+def media(tmp_path_factory) -> Path:
+    """A clip that the head's node sees, and the worker's does not where it may have mounts of its own."""
+    clip = tmp_path_factory.mktemp("media") / "clip.mp4"
+    clip.touch()
+    return clip
+
+
+@pytest.fixture(scope="module")
+def apart(media) -> list[str]:
+    """What a command starts with that shall not see `media`; empty where the machine does not allow it."""
+    apart = ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs none {media.parent} && exec "$@"', "sh"]
+    try:
+        return apart if subprocess.run([*apart, "true"], capture_output=True).returncode == 0 else []
+    except FileNotFoundError:
+        return []
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory, apart):
     """Address of the dashboard of a head and a worker node: real Ray processes, as `ray start` makes them."""
     folder = Path("/tmp") / f"cam-{os.getpid()}"  # short: sockets in it may have 107 characters
     env = os.environ | {"RAY_TMPDIR": str(folder), "PYTHONPATH": str(ROOT), "JUDGE_API_KEY": "abcdef0123456789"}
@@ -37,7 +55,7 @@ def cluster(tmp_path_factory):
     address = "http://127.0.0.1:28265"
     try:
         _until(lambda: _answers(address), 180)
-        nodes.append(subprocess.Popen([*ray, *worker], env=env, stdout=logs[1], stderr=subprocess.STDOUT))
+        nodes.append(subprocess.Popen([*apart, *ray, *worker], env=env, stdout=logs[1], stderr=subprocess.STDOUT))
         yield address
     finally:
         import psutil
@@ -92,22 +110,34 @@ def test_a_job_can_be_stopped(cluster, tmp_path):
     assert done.returncode == 0 and "STOPPED" in done.stdout, done.stderr
 
 
-def test_a_cluster_that_is_too_small_ends_at_once(cluster):
-    """`launch.nodes.join` on the real cluster: two nodes of one GPU each are no two nodes of two."""
-    code = """
+@pytest.fixture(scope="module")
+def told(cluster, media) -> list[str]:
+    """What `launch.nodes.join` says on the real cluster: of GPUs, of a variable, of a path, and where nothing lacks."""
+    code = f"""
 import sys, ray
 from launch import nodes
-for gpus, name in ((2, "JUDGE_API_KEY"), (1, "NOT_SET_ANYWHERE"), (1, "JUDGE_API_KEY")):
+key, clip = "JUDGE_API_KEY", {str(media)!r}
+for gpus, name, path in ((2, key, "/"), (1, "NOT_SET_ANYWHERE", "/"), (1, key, clip), (1, key, "/")):
     try:
-        nodes.join("127.0.0.2:26379", 2, gpus, [], [name])
+        nodes.join("127.0.0.2:26379", 2, gpus, [path], [name])
         sys.stdout.write("joined\\n")
     except nodes.ClusterError as error:
-        sys.stdout.write(f"{error}\\n")
+        sys.stdout.write(f"{{error}}\\n")
     ray.shutdown()
 """
     env = os.environ | OPEN | {"PYTHONPATH": str(ROOT), "VERL_USE_EXTERNAL_MODULES": "launch.verl_plugin"}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    small, unset, joined = (line for line in done.stdout.splitlines() if not line.startswith("("))
-    assert "needs 2 node(s) with 2 GPU(s) each, the cluster has 127.0.0.2: 1, 127.0.0.3: 1" in small
-    assert "has no NOT_SET_ANYWHERE" in unset and joined == "joined"
+    return [line for line in done.stdout.splitlines() if not line.startswith("(")]
+
+
+def test_a_cluster_that_is_too_small_ends_at_once(told):
+    """Two nodes of one GPU each are no two nodes of two."""
+    assert "needs 2 node(s) with 2 GPU(s) each, the cluster has 127.0.0.2: 1, 127.0.0.3: 1" in told[0]
+    assert "has no NOT_SET_ANYWHERE" in told[1] and told[3] == "joined"
+
+
+def test_a_node_without_the_media_is_named(told, media, apart):
+    if not apart:
+        pytest.skip("this machine gives a process no mounts of its own")
+    assert "node 127.0.0.3" in told[2] and f"does not see {media}" in told[2] and "127.0.0.2" not in told[2]

@@ -118,12 +118,12 @@ def test_nodes_that_differ_are_named_with_what_differs(tmp_path):
         **same,
         "lock": "0" * 12,
         "packages": {**ours["packages"], "verl": "0.8.0"},
-        "missing": ["/shared/clips"],
+        "missing": [f"/shared/clips/{number}.mp4" for number in range(3000)],
         "unset": ["JUDGE_API_KEY"],
     }
     told = nodes.skew(ours, {"10.0.0.1": same, "10.0.0.2": other})
     assert len(told) == 4 and all("10.0.0.2" in line for line in told)
-    for words in ("lock 000000000000", "verl 0.8.0", "/shared/clips", "JUDGE_API_KEY"):
+    for words in ("lock 000000000000", "verl 0.8.0", "/shared/clips/0.mp4 and 2,999 more", "JUDGE_API_KEY"):
         assert any(words in line for line in told)
 
 
