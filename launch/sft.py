@@ -52,7 +52,7 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
     """The last checkpoint that was written to its end; half-written ones are renamed, with a warning."""
     whole = []
     for path in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])):
-        if _is_json(path / "trainer_state.json"):  # transformers writes it last
+        if _is_json(path / "processor_config.json"):  # LLaMA-Factory's last, after all of transformers' own
             whole.append(path)
         else:
             aside = path.with_name(f"incomplete-{path.name}")

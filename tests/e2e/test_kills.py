@@ -77,7 +77,8 @@ def test_model(demo, kill):
 
 def test_sft(demo, kill):
     first = min(demo.glob("sft/checkpoint-*"), key=_step).name
-    folder = kill("sft", lambda folder: (folder / "sft" / first / "trainer_state.json").exists())
+    last = Path("sft", first, "processor_config.json")  # written in one go
+    folder = kill("sft", lambda folder: (folder / last).exists() and (folder / last).stat().st_size > 0)
     assert "going on from" in go_on("sft", folder)
     weights = "checkpoint-*/model.safetensors"
     assert files(folder / "sft", weights) == files(demo / "sft", weights)

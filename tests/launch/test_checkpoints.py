@@ -12,8 +12,8 @@ def checkpoint(folder: Path, step: int, whole: bool = True) -> Path:
     path = folder / f"checkpoint-{step}"
     path.mkdir(parents=True)
     (path / "model.safetensors").write_text(str(step))
-    if whole:
-        (path / "trainer_state.json").write_text("{}")
+    (path / "trainer_state.json").write_text("{}")
+    (path / "processor_config.json").write_text("{}" if whole else "")
     return path
 
 
@@ -24,7 +24,7 @@ def test_half_written_sft_checkpoints_are_set_aside(tmp_path):
     checkpoint(tmp_path, 200, whole=False)
     assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-100"  # by number, not by name
     assert (tmp_path / "incomplete-checkpoint-200" / "model.safetensors").read_text() == "200"
-    checkpoint(tmp_path, 200, whole=False)  # and again
+    (checkpoint(tmp_path, 200) / "processor_config.json").unlink()  # and again
     assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-100"
 
 
