@@ -18,10 +18,10 @@ from launch.run import open_run, stage
 from launch.sft import _steps_done, forget_steps_after, last_whole_checkpoint
 
 
-def test_a_checkpoint_whose_state_was_cut_off_is_set_aside(tmp_path):
-    for step, state in ((5, '{"global_step": 5}'), (10, '{"global_st'), (15, "")):
+def test_a_checkpoint_whose_last_file_was_cut_off_is_set_aside(tmp_path):
+    for step, last in ((5, '{"video_processor": {}}'), (10, '{"video_proc'), (15, "")):
         (tmp_path / f"checkpoint-{step}").mkdir()
-        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
+        (tmp_path / f"checkpoint-{step}" / "processor_config.json").write_text(last)
     assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-5"
     assert (tmp_path / "incomplete-checkpoint-10").exists() and (tmp_path / "incomplete-checkpoint-15").exists()
 
