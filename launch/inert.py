@@ -1,4 +1,4 @@
-"""Leave out packages that a module imports and that what is asked of it never uses.
+"""Leave out packages that modules import and that nothing in this process uses.
 
 In their place stand modules that can be imported from, called as decorators and named in types, without effect. Where
 one is asked for a truth value, it raises: a package left out gives no answer.
@@ -29,7 +29,7 @@ class _Inert(ModuleType):
     __ror__ = __or__
 
     def __bool__(self) -> bool:
-        raise TypeError(f"{self.__name__} is left out here")
+        raise TypeError(f"{self.__name__} is left out of this process (launch/inert.py)")
 
 
 class _Finder(MetaPathFinder, Loader):

@@ -180,7 +180,7 @@ def stage(run: Run, name: str) -> Iterator[bool]:
         console.print(f"[green]{name}[/] done already ({record['wall_seconds']:.0f} s): {run.folder}")
         yield False
         return
-    started = _begin(run, name, settings)
+    started = _begin(run, name, settings, upstream)
     console.print(f"[bold]{name}[/] → {run.folder}")
     begin = time.monotonic()
     with MemoryMeter() as meter:
@@ -207,24 +207,27 @@ def _refuse_drift(run: Run, name: str, record: dict, settings: dict, upstream: d
             f"stage {name!r} of {run.folder} was done with other settings: {', '.join(differing)}. "
             "Choose another name=..., or force=true to do it again"
         )
-    redone = [earlier for earlier, at in upstream.items() if record["upstream"].get(earlier) != at]
+    redone = _redone(record, upstream)
     if redone:
         raise LaunchError(
             f"stage {name!r} of {run.folder} is older than {', '.join(redone)}: run it again with force=true"
         )
 
 
-def _begin(run: Run, name: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """When an unfinished stage first began; a stage that goes on must do so with the settings that it began with."""
+def _begin(run: Run, name: str, settings: dict[str, Any], upstream: dict[str, str]) -> dict[str, Any]:
+    """When an unfinished stage first began; a stage that goes on does so with the settings and input it began with."""
     path = run.folder / "stages" / f"{name}.started.json"
     if path.exists() and not run.recipe.force:
         started = json.loads(path.read_text())
-        differing = ", ".join(sorted(_differences(started["settings"], settings)))
+        redone = _redone(started, upstream)
+        differing = ", ".join(
+            [*sorted(_differences(started["settings"], settings)), *(f"{one} anew" for one in redone)]
+        )
         if not differing:
             return started
         if name in _WORK and any(run.folder.glob(_WORK[name])):
             raise LaunchError(
-                f"stage {name!r} of {run.folder} was begun with other settings: {differing}. "
+                f"stage {name!r} of {run.folder} was begun with other settings or input: {differing}. "
                 "Choose another name=..., or force=true to begin again"
             )
         console.print(f"{name} begins again, since nothing is lost: {differing}", markup=False)
@@ -233,12 +236,18 @@ def _begin(run: Run, name: str, settings: dict[str, Any]) -> dict[str, Any]:
     started = {
         "started": datetime.now(UTC).isoformat(timespec="microseconds"),
         "settings": settings,
+        "upstream": upstream,
         "wall_seconds": 0.0,
         "peak_rss_gib": 0.0,
     }
     (run.folder / "stages" / f"{name}.json").unlink(missing_ok=True)
     _write(path, json.dumps(started, indent=1))
     return started
+
+
+def _redone(record: dict[str, Any], upstream: dict[str, str]) -> list[str]:
+    """Earlier stages that were done again since."""
+    return [earlier for earlier, at in upstream.items() if record["upstream"].get(earlier) != at]
 
 
 def _remove(folder: Path) -> None:

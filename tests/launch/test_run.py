@@ -69,10 +69,22 @@ def test_an_interrupted_stage_goes_on_with_its_settings(tiny_recipe):
         checkpoint.mkdir(parents=True)
         raise KeyboardInterrupt
     assert run.record("rl") is None
-    with pytest.raises(LaunchError, match=r"begun with other settings: rl\.learning_rate"):
+    with pytest.raises(LaunchError, match=r"begun with other settings or input: rl\.learning_rate"):
         do(open_run(tiny_recipe("rl.learning_rate=1")), "rl")
     assert do(open_run(tiny_recipe()), "rl") == ["rl"] and checkpoint.exists()
     assert not (run.folder / "stages" / "rl.started.json").exists()
+
+
+def test_an_interrupted_stage_does_not_go_on_with_other_input(tiny_recipe):
+    run = open_run(tiny_recipe())
+    do(run, "data", "model", "sft")
+    with pytest.raises(KeyboardInterrupt), stage(run, "rl"):
+        (run.folder / "rl" / "checkpoints" / "global_step_2").mkdir(parents=True)
+        raise KeyboardInterrupt
+    do(open_run(tiny_recipe("force=true")), "data")
+    with pytest.raises(LaunchError, match="begun with other settings or input: data anew"):
+        do(open_run(tiny_recipe()), "rl")
+    assert do(open_run(tiny_recipe("force=true")), "rl") == ["rl"] and not (run.folder / "rl").exists()
 
 
 def test_a_stage_that_was_refused_takes_a_corrected_recipe(tiny_recipe, capsys):
