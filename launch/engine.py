@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launch.errors import LaunchError
-from launch.process import SharedMemory, die_with_parent, end
+from launch.process import TRAINING_THREADS, SharedMemory, die_with_parent, end
 from launch.recipe import ROOT, Recipe
 from launch.run import console
 
@@ -55,10 +55,22 @@ def engine_env(recipe: Recipe) -> dict[str, str]:
             # C++ in each engine, for a sum.
             "TORCH_COMPILE_DISABLE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # "auto" ties the worker to the first core, whoever is there already
-            # More threads than free cores are far slower than one (engines share the cores between processes).
+            # More threads than free cores are far slower than one: rollouts take ten processes, and two threads twice
+            # as long. Training has the cores to itself.
             "OMP_NUM_THREADS": env.get("OMP_NUM_THREADS", "1"),
+            TRAINING_THREADS: env.get("OMP_NUM_THREADS", str(training_threads(recipe))),
         }
     return env
+
+
+def training_threads(recipe: Recipe) -> int:
+    """Threads of a process that trains on a CPU: two, if there are as many cores for it.
+
+    One and two give the tiny model's weights alike to the last bit; more were not tried.
+    """
+    cluster = recipe.cluster
+    here = cluster.nodes if cluster.address is None else 1  # a Ray node of our own stands for all on this machine
+    return max(1, min(2, len(os.sched_getaffinity(0)) // (here * cluster.gpus_per_node)))
 
 
 def progress_bar() -> "Progress":

@@ -1,6 +1,7 @@
-"""Processes that leave nothing behind."""
+"""Processes that leave nothing behind, and the threads of those that train."""
 
 import ctypes
+import os
 import signal
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,6 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from psutil import Process
+
+TRAINING_THREADS = "CAMREASONER_TRAINING_THREADS"  # in the environment of an engine on a machine without a GPU
+
+
+def train_in_threads() -> None:
+    """Give this process, which trains, the threads that `launch.engine` found cores for; without a word, torch's."""
+    import torch
+
+    if threads := os.environ.get(TRAINING_THREADS):
+        torch.set_num_threads(int(threads))
 
 
 def die_with_parent() -> None:

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import yaml
 
+from launch.process import train_in_threads
 from launch.verl_plugin import patches
 
 
 def main(path: str) -> None:
     patches.apply()
+    train_in_threads()
     from llamafactory.train.tuner import run_exp
 
     run_exp(yaml.safe_load(Path(path).read_text()))

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import yaml
 
+from launch.process import train_in_threads
+
 if TYPE_CHECKING:
     from data_tools.render import Track
 
 
 def main(folder: Path) -> None:
-    import torch
-
     from data_tools import tiny_model
     from data_tools.questions import demo_texts
     from data_tools.render import Track, motion_of_track, read_clip
@@ -23,7 +23,7 @@ def main(folder: Path) -> None:
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
     warm_up, seed = recipe["model"]["warm_up"], recipe["seed"]
     settings = RenderedSettings(**recipe["data"]["rendered"])
-    torch.set_num_threads(1)  # more threads than free cores are far slower than one
+    train_in_threads()
     clips = sorted((folder / "data" / "clips").glob("sft-*.mp4"))
     frames = np.stack([read_clip(clip) for clip in clips])
     tracks = [Track.load(clip.with_suffix(".json")) for clip in clips]

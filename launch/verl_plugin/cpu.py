@@ -7,7 +7,7 @@ import importlib.metadata
 import sys
 from contextlib import nullcontext
 
-from launch.process import die_with_parent
+from launch.process import die_with_parent, train_in_threads
 from launch.verl_plugin.imports import after_import
 
 
@@ -19,6 +19,7 @@ def apply() -> None:
     register_platform()
     after_import("verl.utils.distributed")(gloo_only)
     after_import("verl.workers.engine.fsdp.transformer_impl")(fsdp_engine)
+    after_import("verl.utils.torch_functional")(log_probs_of_all_tokens)
     after_import("verl.workers.rollout.vllm_rollout.bucketed_weight_transfer")(copy_received_weights)
     after_import("vllm._custom_ops")(keep_weights_loadable)
 
@@ -151,7 +152,7 @@ def gloo_only(module) -> None:
 
 def fsdp_engine(module) -> None:
     """verl 0.9.1, engine/fsdp/transformer_impl.py: FSDP engines are registered for cuda and npu only, and :462 pins
-    the reference worker's memory, which needs CUDA."""
+    the reference worker's memory, which needs CUDA. The rollouts wait while one computes: it takes their cores."""
     from verl.workers.engine.base import EngineRegistry
 
     register = EngineRegistry.register
@@ -159,6 +160,25 @@ def fsdp_engine(module) -> None:
     register("value_model", ["fsdp", "fsdp2"], device="cpu")(module.FSDPEngineWithValueHead)
     offload_policy = module.CPUOffloadPolicy
     module.CPUOffloadPolicy = lambda pin_memory=True: offload_policy(pin_memory=False)
+    compute = module.FSDPEngine.forward_backward_batch
+
+    def forward_backward_batch(self, *args, **settings):
+        train_in_threads()  # here, since each thread has its own setting
+        return compute(self, *args, **settings)
+
+    module.FSDPEngine.forward_backward_batch = forward_backward_batch
+
+
+def log_probs_of_all_tokens(module) -> None:
+    """verl 0.9.1, utils/torch_functional.py:197: sums up each token's logits by a call of its own, to spare a GPU's
+    memory: 25,000 calls a step, and as many backwards, which are a fifth of it here."""
+    import torch
+
+    def logprobs_from_logits_v2(logits, labels):
+        of_labels = torch.gather(logits, -1, labels.unsqueeze(-1)).squeeze(-1)
+        return of_labels - torch.logsumexp(logits, -1)
+
+    module.logprobs_from_logits_v2 = logprobs_from_logits_v2
 
 
 def copy_received_weights(module) -> None:

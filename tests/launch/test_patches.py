@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ from data_tools import tiny_model
 from launch.verl_plugin import cpu, patches
 
 SCRIPT = Path(__file__).with_name("unpatched.py")
-# Not mends of an engine: they hang the others up, and have the kernel end what a killed parent leaves.
-HELPERS = {"apply", "after_import", "die_with_parent"}
+# Not mends of an engine: they hang the others up, have the kernel end what a killed parent leaves, and set threads.
+HELPERS = {"apply", "after_import", "die_with_parent", "train_in_threads"}
 
 
 def mends() -> set[str]:
@@ -73,6 +74,21 @@ def test_a_micro_batch_of_fillers_alone_passes_the_model(monkeypatch):
     embeds.sum().backward()
     towers = [weight.grad for weight in model.visual.parameters()]
     assert all(grad is not None and not grad.any() for grad in towers)
+
+
+def test_log_probs_of_all_tokens_are_those_that_verl_computes_one_by_one():
+    """Values and gradients, to the last bit."""
+    import torch
+    import verl.utils.torch_functional as mended
+
+    bare = module_from_spec(spec_from_file_location("bare", mended.__file__))
+    bare.__spec__.loader.exec_module(bare)
+    assert bare.logprobs_from_logits_v2.__module__ != mended.logprobs_from_logits_v2.__module__
+    logits = torch.randn(500, 512, generator=torch.Generator().manual_seed(0)).mul(5).requires_grad_()
+    labels, weights = torch.arange(500), torch.linspace(-1, 1, 500)
+    values = [module.logprobs_from_logits(logits, labels) for module in (bare, mended)]
+    gradients = [torch.autograd.grad((value * weights).sum(), logits)[0] for value in values]
+    assert torch.equal(*values) and torch.equal(*gradients)
 
 
 def test_engine_modules_are_patched_nowhere_else():

@@ -133,6 +133,12 @@ def fsdp_engine() -> bool:
     return "CPUOffloadPolicy(pin_memory=True)" in inspect.getsource(implementation)
 
 
+def log_probs_of_all_tokens() -> bool:
+    import verl.utils.torch_functional as functional
+
+    return "torch.logsumexp(logit, dim=-1) for logit in logits" in inspect.getsource(functional.logprobs_from_logits_v2)
+
+
 def copy_received_weights() -> bool:
     import torch
     import verl
@@ -162,6 +168,7 @@ CHECKS = [
     register_platform,
     gloo_only,
     fsdp_engine,
+    log_probs_of_all_tokens,
     copy_received_weights,
     name_vllm,
     keep_weights_loadable,
