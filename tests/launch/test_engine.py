@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launch.engine import run_engine, scratch_path
+from launch.engine import run_engine, scratch_path, training_threads
 from launch.errors import LaunchError
 from launch.recipe import ROOT
 
@@ -139,3 +140,31 @@ def test_a_segment_of_others_is_left_alone(launch):
         assert segment.exists()
     finally:
         segment.unlink()
+
+
+@pytest.mark.parametrize("given", [None, "1"])
+def test_processes_that_train_have_threads_of_their_own_number(given, launch, tiny_recipe, monkeypatch):
+    """The many processes of a rollout have one thread each; what the user sets holds for all."""
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    if given:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    code = """
+        import torch
+        from launch.process import train_in_threads
+        before = torch.get_num_threads()
+        train_in_threads()
+        print(before, torch.get_num_threads())
+    """
+    expected = given or str(training_threads(tiny_recipe()))
+    assert launch(textwrap.dedent(code)).read_text().split() == [given or "1", expected]
+
+
+def test_training_threads_are_two_where_each_rank_has_two_cores(tiny_recipe, monkeypatch):
+    def threads(cores: int, *overrides: str) -> int:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+        return training_threads(tiny_recipe(*overrides))
+
+    two_nodes = ("cluster.nodes=2", "cluster.gpus_per_node=2")
+    assert [threads(cores) for cores in (1, 2, 64)] == [1, 2, 2]
+    assert [threads(cores, *two_nodes) for cores in (2, 7, 8)] == [1, 1, 2]
+    assert threads(4, *two_nodes, "cluster.address=10.0.0.1:6379") == 2, "the other node has cores of its own"
