@@ -1,4 +1,4 @@
-"""Rollouts that can be repeated, and clips that are decoded once per prompt instead of three times per rollout."""
+"""Rollouts that can be repeated; clips decoded once per prompt and one agent loop for all, instead of per rollout."""
 
 import asyncio
 import hashlib
