@@ -13,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from launch.process import TRAINING_THREADS
+
 CONNECT_SECONDS, PROBE_SECONDS = 10.0, 120.0
 _PACKAGES = (
     "verl",
@@ -44,7 +46,7 @@ FORWARDED = (
     "TRANSFORMERS_OFFLINE",
     "DISABLE_VERSION_CHECK",
     "OMP_NUM_THREADS",
-    "CAMREASONER_TRAINING_THREADS",
+    TRAINING_THREADS,
 )
 
 

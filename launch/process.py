@@ -15,7 +15,7 @@ TRAINING_THREADS = "CAMREASONER_TRAINING_THREADS"  # in the environment of an en
 
 
 def train_in_threads() -> None:
-    """Give this process, which trains, the threads that `launch.engine` found cores for; without a word, torch's."""
+    """Give this process, which trains, the threads that `launch.engine` found cores for, if it named any."""
     import torch
 
     if threads := os.environ.get(TRAINING_THREADS):

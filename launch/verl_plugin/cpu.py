@@ -19,6 +19,7 @@ def apply() -> None:
     register_platform()
     after_import("verl.utils.distributed")(gloo_only)
     after_import("verl.workers.engine.fsdp.transformer_impl")(fsdp_engine)
+    after_import("verl.workers.engine.fsdp.transformer_impl")(cores_for_training)
     after_import("verl.utils.torch_functional")(log_probs_of_all_tokens)
     after_import("verl.workers.rollout.vllm_rollout.bucketed_weight_transfer")(copy_received_weights)
     after_import("vllm._custom_ops")(keep_weights_loadable)
@@ -152,7 +153,7 @@ def gloo_only(module) -> None:
 
 def fsdp_engine(module) -> None:
     """verl 0.9.1, engine/fsdp/transformer_impl.py: FSDP engines are registered for cuda and npu only, and :462 pins
-    the reference worker's memory, which needs CUDA. The rollouts wait while one computes: it takes their cores."""
+    the reference worker's memory, which needs CUDA."""
     from verl.workers.engine.base import EngineRegistry
 
     register = EngineRegistry.register
@@ -160,6 +161,11 @@ def fsdp_engine(module) -> None:
     register("value_model", ["fsdp", "fsdp2"], device="cpu")(module.FSDPEngineWithValueHead)
     offload_policy = module.CPUOffloadPolicy
     module.CPUOffloadPolicy = lambda pin_memory=True: offload_policy(pin_memory=False)
+
+
+def cores_for_training(module) -> None:
+    """verl 0.9.1, engine/fsdp/transformer_impl.py:724: computes with the threads that all processes of a run have, one
+    each. The rollouts wait meanwhile, and leave it their cores."""
     compute = module.FSDPEngine.forward_backward_batch
 
     def forward_backward_batch(self, *args, **settings):
@@ -171,10 +177,14 @@ def fsdp_engine(module) -> None:
 
 def log_probs_of_all_tokens(module) -> None:
     """verl 0.9.1, utils/torch_functional.py:197: sums up each token's logits by a call of its own, to spare a GPU's
-    memory: 25,000 calls a step, and as many backwards, which are a fifth of it here."""
+    memory: 25,000 calls in each pass of the demo, and as many backwards, a fifth of an update."""
     import torch
 
+    one_by_one = module.logprobs_from_logits_v2
+
     def logprobs_from_logits_v2(logits, labels):
+        if logits.dtype is not torch.float32:  # others verl computes in another way
+            return one_by_one(logits, labels)
         of_labels = torch.gather(logits, -1, labels.unsqueeze(-1)).squeeze(-1)
         return of_labels - torch.logsumexp(logits, -1)
 

@@ -69,7 +69,7 @@ class AgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
         name = f"{self.rollout_config.seed}/{kwargs['uid']}/{kwargs['session_id']}"
         seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
         sampling_params = {**sampling_params, "seed": seed}
-        if agent_name != _AGENT:
+        if agent_name != _AGENT:  # one that the user gave in `rl.engine`
             settings = {"agent_name": agent_name, "trace": trace}
             return await super()._run_agent_loop(sampling_params, trajectory, **settings, **kwargs)
         output = await self._agent_loop.run(sampling_params, **kwargs)

@@ -77,7 +77,7 @@ def test_a_micro_batch_of_fillers_alone_passes_the_model(monkeypatch):
 
 
 def test_log_probs_of_all_tokens_are_those_that_verl_computes_one_by_one():
-    """Values and gradients, to the last bit."""
+    """Values and gradients, to the last bit; in bfloat16, where verl has another way, the values are its own."""
     import torch
     import verl.utils.torch_functional as mended
 
@@ -89,6 +89,8 @@ def test_log_probs_of_all_tokens_are_those_that_verl_computes_one_by_one():
     values = [module.logprobs_from_logits(logits, labels) for module in (bare, mended)]
     gradients = [torch.autograd.grad((value * weights).sum(), logits)[0] for value in values]
     assert torch.equal(*values) and torch.equal(*gradients)
+    halves = [module.logprobs_from_logits(logits.detach().bfloat16(), labels) for module in (bare, mended)]
+    assert torch.equal(*halves)
 
 
 def test_engine_modules_are_patched_nowhere_else():

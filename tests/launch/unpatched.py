@@ -133,6 +133,14 @@ def fsdp_engine() -> bool:
     return "CPUOffloadPolicy(pin_memory=True)" in inspect.getsource(implementation)
 
 
+def cores_for_training() -> bool:
+    """Whether verl's workers still leave the number of threads as it is."""
+    import verl
+
+    sources = (Path(verl.__file__).parent / "workers").rglob("*.py")
+    return not any("set_num_threads" in source.read_text() for source in sources)
+
+
 def log_probs_of_all_tokens() -> bool:
     import verl.utils.torch_functional as functional
 
@@ -168,6 +176,7 @@ CHECKS = [
     register_platform,
     gloo_only,
     fsdp_engine,
+    cores_for_training,
     log_probs_of_all_tokens,
     copy_received_weights,
     name_vllm,
