@@ -1,15 +1,18 @@
-"""Clips that stand in more than one split: what is measured on a clip that was trained on says nothing."""
+"""Clips that are in more than one split: a measurement on a clip that was trained on says nothing."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from data_tools.sample import Sample
+from rewards.errors import UserError
 
 # SFT and RL may share clips: CamReasoner's RL set holds the questions that its chains were made for.
 RANKS: Mapping[str, int] = {"sft": 0, "rl": 0, "val": 1, "test": 2}
 _EVALUATED = {1: "val", 2: "test"}
+Uses = Counter[tuple[str, str]]  # (split, video) -> samples of a file, in the order of the file
 
 
-class SplitError(ValueError):
+class SplitError(UserError):
     """Splits that must not be used together; the message names them and what to do."""
 
 
@@ -17,29 +20,38 @@ class Splits:
     """Remembers the clips of every split, by path and, where it is known, by content."""
 
     def __init__(self) -> None:
-        self._ranks: dict[str | bytes, int] = {}  # video, or hash of its content -> highest rank that uses it
+        self._images: set[str] = set()
+        self._ranks: dict[str | bytes, int] = {}  # video or image, or hash of its content -> highest rank that uses it
         self._questions: dict[str, set[int]] = {"val": set(), "test": set()}
 
     def add(self, sample: Sample) -> None:
         rank = RANKS[sample.split]
-        self._ranks[sample.video] = max(rank, self._ranks.get(sample.video, rank))
+        for name in sample.media:
+            self._ranks[name] = max(rank, self._ranks.get(name, rank))
+            if sample.images:
+                self._images.add(name)
         if sample.split in self._questions:
             spans = tuple(map(tuple, sample.spans))
-            self._questions[sample.split].add(hash((sample.video, sample.question, sample.answer_text, spans)))
+            self._questions[sample.split].add(hash((sample.shown, sample.question, sample.answer_text, spans)))
 
     def add_content(self, video: str, sha256: bytes) -> None:
-        """To be called for each video once all samples have been added."""
+        """To be called for each video and image once all samples have been added."""
         rank = self._ranks[video]
         self._ranks[sha256] = max(rank, self._ranks.get(sha256, rank))
 
     @property
     def videos(self) -> list[str]:
         """Each video once, in the order added."""
-        return [key for key in self._ranks if isinstance(key, str)]
+        return [key for key in self._ranks if isinstance(key, str) and key not in self._images]
 
-    def leak(self, sample: Sample, sha256: bytes | None = None) -> str | None:
-        """The split that the sample's clip is evaluated in, where the sample itself comes before it."""
-        rank = max(self._ranks[sample.video], self._ranks.get(sha256, 0))
+    @property
+    def images(self) -> list[str]:
+        """Each image once."""
+        return sorted(self._images)
+
+    def leak(self, sample: Sample, name: str, sha256: bytes | None = None) -> str | None:
+        """The split that a clip or image of the sample is evaluated in, where the sample itself comes before it."""
+        rank = max(self._ranks[name], 0 if sha256 is None else self._ranks.get(sha256, 0))
         return _EVALUATED[rank] if rank > RANKS[sample.split] else None
 
     def refuse_equal(self) -> None:
@@ -51,21 +63,35 @@ class Splits:
         val, test = self._questions["val"], self._questions["test"]
         if val and val <= test:
             raise SplitError(
-                f"all {len(val)} questions of the validation set stand in the test set: to select on it is to select "
+                f"all {len(val)} questions of the validation set are in the test set: to select on it is to select "
                 "on the test. Hold out a part of the training set instead"
             )
 
 
-def refuse_leaks(samples: Iterable[Sample], splits: Splits) -> None:
+def refuse_leaks(files: Iterable[Uses], names: Mapping[str, str] | None = None) -> None:
     """Refuse samples whose clips are evaluated elsewhere.
 
+    Args:
+        files: which clips the samples of each file show.
+        names: video -> a name by its content; videos that are not in it are left out. None compares paths.
+
     Raises:
-        SplitError: naming the first such clip, and how many samples there are.
+        SplitError: naming the first such clip, and how many samples of its file show such clips.
     """
-    leaks = [(sample, found) for sample in samples if (found := splits.leak(sample))]
-    if leaks:
-        sample, found = leaks[0]
-        raise SplitError(
-            f"{len(leaks)} samples of {sample.split} show clips of {found}, {sample.video} first; "
-            "python -m data_tools.check with all splits writes files without them"
-        )
+    named = [
+        [(split, video if names is None else names[video], count) for (split, video), count in uses.items()
+         if names is None or video in names]
+        for uses in files
+    ]  # fmt: skip
+    ranks: dict[str, int] = {}
+    for uses in named:
+        for split, name, _ in uses:
+            ranks[name] = max(RANKS[split], ranks.get(name, 0))
+    for uses in named:
+        leaks = [(split, name, count) for split, name, count in uses if ranks[name] > RANKS[split]]
+        if leaks:
+            split, name, _ = leaks[0]
+            raise SplitError(
+                f"{sum(count for *_, count in leaks)} samples of {split} show clips of {_EVALUATED[ranks[name]]}, "
+                f"{name} first; python -m data_tools.check with all splits writes files without them"
+            )

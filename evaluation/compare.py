@@ -1,141 +1,91 @@
-"""Models side by side on the questions that they share, with paired intervals of their differences.
+"""Compare models on the questions that they share, with paired intervals of their differences.
 
 python -m evaluation.compare RUN[:MODEL] RUN[:MODEL] ... [key=value ...]
 python -m evaluation.compare FILE.jsonl FILE.jsonl ... benchmark=NAME labels=PATH [key=value ...]
 
-  RUN          a run folder, e.g. runs/demo/main; :base, :sft or :rl for one of its models. The first one is compared to
-  benchmark    as in evaluation.score; runs are scored as samples
-  labels, only, schema, seed, out    as in evaluation.score
+RUN is a run folder, e.g. runs/demo/main; :base, :sft or :rl chooses one of its models. All models are compared with the
+first one.
 """
 
-import asyncio
-import sys
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
+from pydantic import Field
 from rich.console import Console
 
-from data_tools.sample import SampleError
-from evaluation.answers import PredictionError, read_predictions
-from evaluation.benchmarks import BENCHMARKS, Benchmark, LabelError, read_labels
-from evaluation.benchmarks.base import Part, baseline_rows, counts, estimates, trivial
-from evaluation.bootstrap import Estimate, Resamples
-from evaluation.cli import UsageError, key_values, whole_number
+from data_tools.cli import Arguments, UsageError, run_command
+from data_tools.files import sha256
+from data_tools.run_folder import RunFolder
+from evaluation.benchmarks import Benchmark, benchmark_named, chosen_reader, read_labels
+from evaluation.benchmarks.labels import labels_hash
+from evaluation.comparison import comparison_tables, measured
+from evaluation.predictions import read_predictions
+from evaluation.run_scores import write_scores
 from evaluation.runs import Model, models_of
-from evaluation.score import file_hash, labels_hash, write_scores
-from evaluation.table import Row, Table, TableError, as_json, rich, settings_hash, write_tables
+from evaluation.table import as_json, rich, write_tables
 
 
-def common_ids(models: Sequence[Model]) -> list[str]:
-    """Ids of the questions that all models were asked, in the order of the first.
-
-    Raises:
-        UsageError: none, or one id stands for different questions.
-    """
-    shared = [sample.id for sample in models[0].samples]
-    for model in models[1:]:
-        by_id = {sample.id: sample for sample in model.samples}
-        shared = [id for id in shared if id in by_id]
-        for sample in models[0].samples:
-            other = by_id.get(sample.id)
-            if other and (other.question, other.video, other.answer_text) != (
-                sample.question,
-                sample.video,
-                sample.answer_text,
-            ):
-                raise UsageError(
-                    f"{sample.id!r} is another question in {model.name} than in {models[0].name}: their data differ"
-                )
-    if not shared:
-        raise UsageError(f"{' and '.join(model.name for model in models)} share no question")
-    return shared
+class CompareArguments(Arguments):
+    files: list[str] = Field([], description="two or more: RUN or RUN:MODEL, or files of predictions")
+    benchmark: str = Field("samples", description="as in evaluation.score: it takes the samples of its own source")
+    labels: Path | None = Field(None, description="for files of predictions: as in evaluation.score")
+    only: str | None = Field(None, description="parts to score where not all are there, separated by commas")
+    response_schema: str | None = Field(None, alias="schema", description="as in evaluation.score")
+    reader: Literal["official", "strict"] | None = Field(None, description="of files: as in evaluation.score")
+    leave_out: bool = Field(False, description="as in evaluation.score")
+    seed: int = Field(0, ge=0, description="of the bootstrap")
+    out: Path | None = Field(None, description="folder for compare.json and the tables as Markdown, CSV and LaTeX")
 
 
-def compare(benchmark: Benchmark, models: Sequence[Model], seed: int = 0, settings: Any = None) -> list[Table]:
-    """A table of all models, and one of their paired differences to the first.
-
-    A question that one of them failed on stays in, as a wrong answer.
-
-    Raises:
-        UsageError: no common questions.
-    """
-    ids = common_ids(models)
-    judged = [model.judgements(ids) for model in models]
-    samples = [j.sample for j in judged[0]]
-    resamples = Resamples(benchmark.clusters(samples), seed)
-    found = [{part.name: part for part in benchmark.measure(of, resamples)} for of in judged]
-    overall = [name for name, part in found[0].items() if part.overall and all(name in of for of in found)]
-    metrics = tuple(m for m in benchmark.metrics if any(m.name in found[0][name].values for name in overall))
-    beside = asyncio.run(trivial(benchmark, samples))
-    rows, changes = [], []
-    for part in overall:
-        for model, of, judgements in zip(models, found, judged):
-            rows.append(Row(f"{model.name} · {part}", estimates(of[part], metrics), **counts(of[part], judgements)))
-            if of is not found[0]:
-                before, after = found[0][part].values, of[part].values
-                gain = Part(part, of[part].members_N, {name: after[name] - before[name] for name in before})
-                name = f"{model.name} − {models[0].name} · {part}"
-                changes.append(Row(name, estimates(gain, metrics), **counts(gain, judgements)))
-        rows += baseline_rows(beside, part, metrics)
-    asked = max(len(model.samples) for model in models)
-    common = {
-        "metrics": metrics,
-        "interval": resamples.caption(),
-        "settings": settings_hash({"benchmark": benchmark.name, "ids": ids, "seed": seed, "from": settings}),
-        "note": f"{len(ids)} of {asked} questions, those that all were asked. {benchmark.note}",
-    }
-    made = [Table("compare", f"{benchmark.title}: models side by side", rows=tuple(rows), **common)]
-    if changes:
-        nothing = Row("no change", tuple(Estimate(0.0) for _ in metrics), len(ids), 0, 0, "baseline")
-        title = f"{benchmark.title}: differences to {models[0].name}, paired by video"
-        made.append(Table("compare_differences", title, rows=(*changes, nothing), **common))
-    return made
-
-
-def load(specs: Sequence[str], options: dict[str, Any]) -> tuple[Benchmark, list[Model]]:
-    """Benchmark and models of a command line."""
-    benchmark = BENCHMARKS.get(options.get("benchmark", "samples"))
-    if benchmark is None:
-        raise UsageError(f"benchmark={options['benchmark']}: choose one of {', '.join(BENCHMARKS)}")
-    if "labels" not in options:
-        models = [model for spec in specs for model in models_of(spec)]
+def load(arguments: CompareArguments) -> tuple[Benchmark, list[Model], list[str]]:
+    """Benchmark and models of a command line, and what of their files is left out."""
+    benchmark, files = benchmark_named(arguments.benchmark), arguments.files
+    models: list[Model] = []
+    said: list[str] = []
+    if arguments.labels is None:
+        for spec in files:
+            folder, _, key = spec.partition(":")
+            run = RunFolder(Path(folder))
+            models += [replace(m, name=f"{run.root.name} · {m.name}") for m in models_of(run, [key] if key else [])]
     else:
-        only = options["only"].split(",") if "only" in options else None
-        samples = read_labels(benchmark, Path(options["labels"]), only)
-        schema, ids = options.get("schema", benchmark.schema), {sample.id for sample in samples}
-        stems = [Path(spec).stem for spec in specs]
-        names = stems if len(set(stems)) == len(stems) else specs
-        models = [Model(n, samples, read_predictions(Path(s), ids), schema) for n, s in zip(names, specs)]
+        samples = read_labels(benchmark, arguments.labels, arguments.only.split(",") if arguments.only else None)
+        schema, ids = arguments.response_schema or benchmark.schema, {sample.id for sample in samples}
+        others: list[str] = []
+        leave_out = others.append if arguments.leave_out else None
+        stems = [Path(file).stem for file in files]
+        names = stems if len(set(stems)) == len(stems) else files
+        reader = chosen_reader(benchmark, schema, arguments.reader)
+        read = benchmark.official if reader == "official" else None
+        models = [
+            Model(n, samples, read_predictions(Path(f), ids, leave_out), schema, read) for n, f in zip(names, files)
+        ]
+        said.append(f"responses are read by reader={reader} schema={schema}")
+        said += [f"{len(others)} predictions of other questions are left out"] if others else []
     if len(models) < 2:
         raise UsageError("name two or more models: RUN[:MODEL] ..., or prediction files with benchmark= and labels=")
-    return benchmark, models
+    for place, model in enumerate(models):
+        chosen = benchmark.own(model.samples)
+        models[place] = replace(model, samples=chosen.samples)
+        said += [f"{model.name}: {chosen}"] if chosen.left_out else []
+    return benchmark, models, said
 
 
-def main(arguments: Sequence[str]) -> int:
-    if not arguments or {"-h", "--help"} & set(arguments):
-        sys.stdout.write(__doc__)
-        return 0
+def main(arguments: CompareArguments) -> None:
     console = Console()
-    try:
-        specs, options = key_values(arguments, ("benchmark", "labels", "only", "schema", "seed", "out"))
-        benchmark, models = load(specs, options)
-        hashes = [labels_hash(model.samples) for model in models] + [
-            file_hash(Path(s)) for s in specs if Path(s).is_file()
-        ]
-        made = compare(benchmark, models, whole_number(options, "seed", 0), hashes)
-        for table in made:
-            console.print(rich(table, console.width))
-        if "out" in options:
-            out = Path(options["out"])
-            write_tables(out, made)
-            write_scores(out / "compare.json", {table.name: as_json(table) for table in made})
-            console.print(f"tables: {out}", markup=False)
-    except (SampleError, PredictionError, LabelError, TableError, UsageError, OSError) as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        return 1
-    return 0
+    benchmark, models, said = load(arguments)
+    for line in said:
+        console.print(line, markup=False)
+    files = [Path(file) for file in arguments.files]
+    hashes = [labels_hash(model.samples) for model in models] + [sha256(file)[:12] for file in files if file.is_file()]
+    tables = comparison_tables(benchmark, measured(benchmark, models, arguments.seed), hashes)
+    for table in tables:
+        console.print(rich(table, console.width))
+    if arguments.out:
+        write_tables(arguments.out, tables)
+        write_scores(arguments.out / "compare.json", {table.name: as_json(table) for table in tables})
+        console.print(f"tables: {arguments.out}", markup=False)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_command(main, CompareArguments, __doc__)

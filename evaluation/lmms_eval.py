@@ -1,185 +1,171 @@
-"""Benchmarks whose official way is a library: lmms-eval, in an environment of its own, against our served model.
+"""Benchmarks that lmms-eval defines, run by lmms-eval on a model that `launch.serve` serves.
 
-python -m evaluation.lmms_eval tasks=mvbench,videomme model=MODEL [run=RUN] [endpoint=URL] [key=value ...]
+This command runs in an environment of lmms-eval's own, since its latex2sympy2 and our hydra-core need different
+versions of antlr4:
 
-  tasks      lmms-eval's names, with commas between them
-  model      the name under which `python -m launch.serve --media FOLDER` serves it; lmms-eval names clips by their
-             paths, so FOLDER must be where it keeps them (~/.cache/huggingface, or HF_HOME)
-  run        the model's run folder: system prompt, instruction and schema of its recipe. Without it questions go as
-             lmms-eval writes them
-  endpoint   where it is served (http://127.0.0.1:8000/v1)
-  schema     of its responses (the run's, or ota): what is kept is the answer
-  port       of the extractor on the loopback address (8100)
-  limit      samples per task; all by default
-  serve      true: also run the extractor until interrupted; otherwise only the commands are printed
+    python -m venv lmms && lmms/bin/pip install lmms-eval==0.7.3 'filelock<4'
+    python -m launch.serve model=runs/demo/main media=~/.cache/huggingface
+    lmms/bin/python -m evaluation.lmms_eval tasks=mvbench,videomme run=runs/demo/main
 
-lmms-eval searches whole responses for letters and words, and does not know our tags. So a small extractor stands
-between: it passes requests on and gives back the answer alone. A malformed response comes back as "[]", in which no
-task finds an answer, and so does a request that fails at the server; both are counted, and a result with failed
-requests is none. lmms-eval cannot live in our environment (latex2sympy2 and hydra-core want different antlr4
-versions); nothing of it is imported here.
+lmms-eval names clips by their paths, so `media` is the folder where it keeps them (HF_HOME). The model is asked as it
+was trained: with the run's system prompt and its instruction for the kind of `task`, and whole clips that the server
+samples by the run's media budget. lmms-eval searches texts for letters and words and does not know our tags, so it gets
+the answer alone; a malformed response becomes "[]", which holds no letter and no word.
 """
 
 import json
-import shlex
 import sys
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from copy import deepcopy
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
-from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
 
-from rich.console import Console
+from pydantic import Field, PositiveInt
 
-from evaluation.answers import PLAIN, parse_answer, run_schema, schema_of
-from evaluation.cli import UsageError, key_values, truth, whole_number
+from data_tools.cli import Arguments, run_command
+from data_tools.files import write_json, write_text
+from data_tools.prompt import HOLDER, Form, Prompt
+from data_tools.run_folder import RunFolder
+from data_tools.sample import Task
+from evaluation.grading import parse_answer
 from evaluation.runs import recipe_of
-from rewards.response import SCHEMAS
+from rewards.errors import UserError
+from rewards.tasks import ANSWER_FORMS
 
 MALFORMED = "[]"
-VERSION = "0.7.3"
 SECONDS = 600  # for one answer; lmms-eval's own limit is 10
-LONGEST_REQUEST = 512 << 20  # bytes
-# What lmms-eval asks for that is not its to say: the clip's frames are the server's media budget, and an answer behind
-# a reasoning does not end after the 16 tokens and the like of its tasks.
-NOT_ITS_OWN = ("media_io_kwargs", "max_tokens", "max_completion_tokens")
 
 
-def command(tasks: str, model: str, port: int, limit: str | None = None) -> list[str]:
-    """lmms-eval's command line. Its other backend for servers, async_openai, sends frames as separate images."""
-    arguments = f"model_version={model},base_url=http://127.0.0.1:{port}/v1,api_key=none"
-    arguments += f",pass_video_url=True,timeout={SECONDS}"
-    line = ["python", "-m", "lmms_eval", "--model", "openai", "--model_args", arguments, "--tasks", tasks]
-    line += ["--gen_kwargs", "temperature=0", "--batch_size", "1", "--log_samples"]
-    return line + ["--output_path", "lmms_eval"] + (["--limit", limit] if limit else [])
+class Keys(Arguments):
+    """Keys of this command."""
+
+    tasks: str = Field(description="lmms-eval's names, separated by commas")
+    run: Path = Field(description="run folder of the served model")
+    endpoint: str = Field("http://127.0.0.1:8000/v1", description="where it is served")
+    out: Path = Field(Path("lmms_eval"), description="folder for results.json and responses.jsonl")
+    include: Path | None = Field(None, description="folder with further task files")
+    task: Task = Field("choice", description="what lmms-eval's tasks ask for: decides instruction and tags")
+    limit: PositiveInt | None = Field(None, description="samples per task; all by default")
+    concurrent: PositiveInt = Field(8, description="requests in flight")
 
 
-def asked(request: Mapping[str, Any], system: str = "", instruction: str = "") -> dict[str, Any]:
-    """A chat request as our model knows it: its system prompt, its instruction behind the question, its budgets."""
-    turns = deepcopy(request.get("messages", []))
-    if instruction and turns:
-        question = next(part for part in reversed(turns[-1]["content"]) if part["type"] == "text")
-        question["text"] += f"\n{instruction}"
-    if system and not any(turn["role"] == "system" for turn in turns):
-        turns.insert(0, {"role": "system", "content": system})
-    return {key: value for key, value in request.items() if key not in NOT_ITS_OWN} | {"messages": turns}
+@dataclass
+class Client:
+    """Takes the place of the OpenAI client in lmms-eval's model.
 
-
-def extracted(completion: Mapping[str, Any], schema: str) -> tuple[dict[str, Any], int]:
-    """A chat completion with each response replaced by its answer, and how many were malformed."""
-    choices, malformed = [], 0
-    for choice in completion.get("choices", []):
-        message = choice.get("message") or {}
-        parsed = parse_answer(message.get("content") or "", schema)
-        malformed += not parsed.ok
-        choices.append({**choice, "message": {**message, "content": parsed.answer if parsed.ok else MALFORMED}})
-    return {**completion, "choices": choices}, malformed
-
-
-def extractor(endpoint: str, schema: str, port: int, system: str = "", instruction: str = "") -> ThreadingHTTPServer:
-    """A server on the loopback address that passes requests to `endpoint` and gives back answers alone.
-
-    Its attribute `counts` has the number of responses, of malformed ones and of failed requests.
+    Attributes:
+        create: sends a chat request: the OpenAI client's own function.
+        schema: of the model's responses.
+        system, instruction: of the recipe; the instruction follows the question.
+        max_tokens: of a response. lmms-eval's tasks allow 16 and the like, which end within the reasoning.
+        records: of each request its messages, the response and the answer; those that failed have neither.
     """
-    counts: Counter[str] = Counter()
 
-    class Handler(BaseHTTPRequestHandler):
-        def _pass_on(self, body: bytes | None) -> None:
-            # The path is lmms-eval's; the host is ours alone.
-            url = endpoint.rstrip("/") + self.path.removeprefix("/v1")
-            chat = body is not None and self.path.endswith("/chat/completions")
-            if chat:
-                body = json.dumps(asked(json.loads(body), system, instruction)).encode()
-            request = Request(url, data=body, headers={"Content-Type": "application/json"})
-            try:
-                with urlopen(request, timeout=SECONDS) as response:
-                    status, content = response.status, response.read()
-            except HTTPError as error:
-                status, content = error.code, error.read()
-            except URLError as error:
-                status, content = 502, json.dumps({"error": {"message": f"{endpoint}: {error.reason}"}}).encode()
-            if chat and status == 200:
-                completion, malformed = extracted(json.loads(content), schema)
-                counts.update(responses=len(completion["choices"]), malformed=malformed)
-                content = json.dumps(completion).encode()
-            elif chat:
-                # lmms-eval would score the text of the error as an answer.
-                counts.update(failed=1)
-                Console(stderr=True).print(content.decode(errors="replace"), style="red", markup=False, soft_wrap=True)
-                message = {"role": "assistant", "content": MALFORMED}
-                choice = {"index": 0, "finish_reason": "stop", "message": message}
-                completion = {
-                    "id": "failed",
-                    "object": "chat.completion",
-                    "created": 0,
-                    "model": "",
-                    "choices": [choice],
-                }
-                status, content = 200, json.dumps(completion).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+    create: Callable[..., Any]
+    schema: str
+    system: str
+    instruction: str
+    max_tokens: int
+    records: list[dict[str, Any]] = field(default_factory=list)
 
-        def do_GET(self) -> None:
-            self._pass_on(None)
+    @property
+    def chat(self) -> SimpleNamespace:
+        return SimpleNamespace(completions=SimpleNamespace(create=self._answer))
 
-        def do_POST(self) -> None:
-            length = int(self.headers.get("Content-Length", 0))
-            if length > LONGEST_REQUEST:
-                self.send_error(413)
-                return
-            self._pass_on(self.rfile.read(length))
+    def request(self, payload: Mapping[str, Any]) -> dict[str, Any]:
+        """lmms-eval's request with our prompt and limits; without its number of frames, which is the server's to say.
 
-        def log_message(self, *_: object) -> None: ...
+        Example:
+            >>> client = Client(print, "ota", "Look.", "Explain.", 64)
+            >>> turn = {"role": "user", "content": [{"type": "text", "text": "Does it pan?"}]}
+            >>> asked = client.request({"model": "m", "messages": [turn], "max_tokens": 16, "extra_body": {}})
+            >>> [turn["content"] for turn in asked["messages"]]
+            ['Look.', [{'type': 'text', 'text': 'Does it pan?\\nExplain.'}]]
+            >>> asked["max_tokens"]
+            64
+        """
+        turns = deepcopy(payload["messages"])
+        if self.instruction:
+            question = next(part for part in reversed(turns[-1]["content"]) if part["type"] == "text")
+            question["text"] += f"\n{self.instruction}"
+        if self.system:
+            turns.insert(0, {"role": "system", "content": self.system})
+        return {"model": payload["model"], "messages": turns, "temperature": 0, "max_tokens": self.max_tokens}
 
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    server.counts = counts
-    return server
+    def _answer(self, **payload: Any) -> Any:
+        asked = self.request(payload)
+        record: dict[str, Any] = {"messages": asked["messages"]}
+        self.records.append(record)  # lmms-eval calls this from several threads: appending is atomic
+        completion = self.create(**asked)
+        message = completion.choices[0].message
+        parsed = parse_answer(message.content or "", self.schema)
+        answer = parsed.answer if parsed.ok else MALFORMED
+        record |= {"response": message.content, "answer": answer, "prompt_tokens": completion.usage.prompt_tokens}
+        message.content = answer
+        return completion
 
 
-KEYS = ("tasks", "model", "run", "endpoint", "schema", "port", "limit", "serve")
+def client_of(run: Path, task: Task, create: Callable[..., Any]) -> Client:
+    """A client that asks as the run's recipe does.
+
+    Raises:
+        PromptError: the run's prompt has no instruction for the task.
+        UserError: its instruction needs what only a sample has.
+    """
+    recipe = recipe_of(RunFolder(run))
+    form = Form(prompt=Prompt.model_validate(recipe["prompt"]), reward=recipe["reward"])
+    schema = form.schema_of(task)
+    text = form.prompt.instruction(schema, task).replace("{answer_form}", ANSWER_FORMS[task])
+    if holder := HOLDER.search(text):
+        raise UserError(
+            f"{run}: its prompt's instruction asks for {holder[0]}, which lmms-eval's questions do not have"
+        )
+    return Client(create, schema, form.prompt.system, text, recipe["eval"]["max_tokens"])
 
 
-def main(arguments: Sequence[str]) -> int:
-    if not arguments or {"-h", "--help"} & set(arguments):
-        sys.stdout.write(__doc__)
-        return 0
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+def evaluate(keys: Keys) -> None:
+    """Run the tasks, print lmms-eval's table and write what was asked and answered.
+
+    Raises:
+        UserError: unknown tasks, or requests that failed.
+    """
     try:
-        _, options = key_values(arguments, KEYS)
-        if not {"tasks", "model"} <= options.keys():
-            raise UsageError("tasks=... and model=... are needed")
-        recipe = recipe_of(Path(options["run"])) if "run" in options else {}
-        data = recipe.get("data") or {}
-        schema = options.get("schema", schema_of(run_schema(recipe.get("reward") or {})))
-        port = whole_number(options, "port", 8100)
-        if schema not in (PLAIN, *SCHEMAS):
-            raise UsageError(f"schema={schema}: choose one of {', '.join((PLAIN, *SCHEMAS))}")
-        console.print("# once, in an environment of its own:")
-        console.print(f"python -m venv lmms && lmms/bin/pip install lmms-eval=={VERSION} openai")
-        console.print("# then, with this extractor running (serve=true):")
-        line = command(options["tasks"], options["model"], port, options.get("limit"))
-        console.print("OPENAI_API_KEY=none lmms/bin/" + shlex.join(line))
-        if truth(options, "serve"):
-            endpoint = options.get("endpoint", "http://127.0.0.1:8000/v1")
-            with extractor(endpoint, schema, port, data.get("system", ""), data.get("instruction", "")) as server:
-                console.print(f"# extractor on http://127.0.0.1:{server.server_address[1]}/v1; Ctrl-C ends it")
-                try:
-                    server.serve_forever()
-                except KeyboardInterrupt:
-                    counts = server.counts
-                    told = f"# {counts['malformed']} of {counts['responses']} responses malformed"
-                    console.print(f"{told}, {counts['failed']} requests failed")
-    except (UsageError, OSError) as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        return 1
-    return 0
+        from lmms_eval.evaluator import simple_evaluate
+        from lmms_eval.models.chat.openai import OpenAICompatible
+        from lmms_eval.tasks import TaskManager
+        from lmms_eval.utils import make_table
+    except ImportError as error:
+        raise UserError(
+            f"lmms-eval cannot be imported: {error}; run this in its own environment, see --help"
+        ) from error
+    model = OpenAICompatible(
+        base_url=keys.endpoint,
+        api_key="none",
+        timeout=SECONDS,
+        max_retries=1,  # the OpenAI client repeats failed requests itself
+        num_concurrent=keys.concurrent,
+        pass_video_url=True,
+    )
+    client = client_of(keys.run, keys.task, model.client.chat.completions.create)
+    model.model_version = model.client.models.list().data[0].id
+    model.client = client
+    manager = TaskManager(include_path=str(keys.include) if keys.include else None)
+    names = keys.tasks.split(",")
+    if unknown := [name for name in names if name not in manager.all_tasks]:
+        raise UserError(f"tasks: lmms-eval has no {', '.join(unknown)}")
+    results = simple_evaluate(model=model, tasks=names, task_manager=manager, limit=keys.limit, batch_size=1)
+    write_text(keys.out / "responses.jsonl", "".join(json.dumps(record) + "\n" for record in client.records))
+    failed = sum("response" not in record for record in client.records)
+    if failed:  # lmms-eval has scored the text of the error as an answer
+        raise UserError(f"{failed} of {len(client.records)} requests failed, so there is no result; see the log above")
+    write_json(keys.out / "results.json", {key: results[key] for key in ("results", "versions", "n-samples")})
+    malformed = sum(record["answer"] == MALFORMED for record in client.records)
+    sys.stdout.write(
+        f"{make_table(results)}\n{malformed} of {len(client.records)} responses malformed; see {keys.out}\n"
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_command(evaluate, Keys, __doc__ or "")

@@ -1,7 +1,7 @@
-"""A results table that cannot be shown without what makes it readable, and its five forms.
+"""A results table that cannot be built without what a reader needs, and its five output formats.
 
-Every table names its metrics and how they are averaged, gives n, failures and malformed responses and an interval with
-every number of its own, and stands beside trivial baselines. A table that lacks one of these is an error.
+Every table names its metrics and how they are averaged, gives n, failures, malformed responses and an interval with
+every measured number, and has trivial baselines. A table that lacks one of these is an error.
 """
 
 import csv
@@ -19,14 +19,16 @@ from rich.console import Group
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from evaluation.bootstrap import Estimate
+from data_tools.files import write_text
+from evaluation.measures.bootstrap import Estimate
+from rewards.errors import UserError
 
 Kind = Literal["result", "baseline", "paper"]
 PAPER = "†"
 
 
-class TableError(ValueError):
-    """A table that would be shown without what makes it readable; the message names what is missing."""
+class TableError(UserError):
+    """A table that lacks what a reader needs; the message names what is missing."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Metric:
         name: as in its header.
         averaging: over what, e.g. "micro: over questions".
         scale: 100 shows percent, 1 the number itself.
-        paper: the source of a paper's own figures, e.g. "CamReasoner, Table 4"; empty for what we measured.
+        paper: the source of a paper's own figures, e.g. "CamReasoner, Table 4"; empty for measured values.
     """
 
     name: str
@@ -76,8 +78,8 @@ class Table:
     Attributes:
         name: of its files.
         interval: how intervals were made, e.g. `Resamples.caption()`.
-        settings: hash of what the numbers hang on, see `settings_hash`.
-        note: what a reader must know besides.
+        settings: hash of everything that the numbers depend on, see `settings_hash`.
+        note: further facts that a reader must know.
     """
 
     name: str
@@ -92,7 +94,7 @@ class Table:
         self.check()
 
     def check(self) -> None:
-        """Raise TableError unless everything stands in it that a reader needs."""
+        """Raise TableError unless the table has everything that a reader needs."""
         missing = [text for text in ("name", "title", "interval") if not getattr(self, text).strip()]
         if not re.fullmatch(r"[0-9a-f]{12}", self.settings):
             missing.append("settings hash")
@@ -108,20 +110,20 @@ class Table:
             elif row.kind == "result" and (measured := [row.values[i] for i in ours if row.values[i]]):
                 if None in (row.n, row.failures, row.malformed):
                     missing.append(f"n, failures and malformed of {row.name!r}")
-                if any(value.low is None for value in measured):
+                if any(value is None or value.low is None for value in measured):
                     missing.append(f"interval of {row.name!r}")
         if missing:
             raise TableError(f"table {self.name or self.title!r} lacks: {'; '.join(missing)}")
 
     @property
     def caption(self) -> str:
-        """What stands below it in every form."""
+        """The text below the table in every format."""
         averaging: dict[str, list[str]] = {}
         for metric in self.metrics:
             averaging.setdefault(metric.paper or metric.averaging, []).append(metric.header)
         parts = [f"{', '.join(names)}: {how}" for how, names in averaging.items()]
         if any(metric.paper for metric in self.metrics):
-            parts.append(f"{PAPER} the paper's own figures, of other models on other data: no comparison")
+            parts.append(f"{PAPER} the paper's own figures, of other models on other data: not comparable")
         parts.append(f"[low, high]: {self.interval}")
         parts.append("failures and malformed responses count as wrong")
         if self.note:
@@ -156,11 +158,11 @@ def settings_hash(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-# ---------------------------------------------------------------- forms
+# ---------------------------------------------------------------- formats
 
 
 def rich(table: Table, width: int = 120) -> Group:
-    """For a terminal of `width` columns; columns that do not fit side by side stand below, so that nothing is cut."""
+    """For a terminal of `width` columns; columns that do not fit are shown below, so that nothing is cut."""
     table.check()
     rows = list(table.cells())
     counts, metrics, blocks = list(range(1, 4)), list(range(4, len(table.header))), []
@@ -174,7 +176,7 @@ def rich(table: Table, width: int = 120) -> Group:
         for column in columns:
             block.add_column(escape_rich(table.header[column]), justify="right" if column else "left", overflow="fold")
         for row, cells in rows:
-            # The interval below its number: a terminal is narrow.
+            # The interval goes below its number, since a terminal is narrow.
             two_lines = [escape_rich(cells[column].replace(" [", "\n[")) for column in columns]
             block.add_row(*two_lines, style="dim" if row.kind != "result" else None)
         shown.append(block)
@@ -201,22 +203,12 @@ def as_csv(table: Table) -> str:
     head = ("row", "kind", "metric", "value", "low", "high", "n", "failures", "malformed", "averaging", "source")
     writer.writerow([*head, "interval", "settings"])
     for row in table.rows:
+        counts = ["" if count is None else count for count in (row.n, row.failures, row.malformed)]
         for metric, value in zip(table.metrics, row.values):
-            numbers = ["" if x is None else repr(x) for x in ((value.value, value.low, value.high) if value else [""])]
-            numbers = (numbers + ["", "", ""])[:3] if value else ["", "", ""]
-            counts = ["" if count is None else count for count in (row.n, row.failures, row.malformed)]
-            writer.writerow(
-                [
-                    " ".join(row.name.split()),
-                    row.kind,
-                    metric.name,
-                    *numbers,
-                    *counts,
-                    metric.averaging,
-                    metric.paper or "measured",
-                ]
-                + [table.interval, table.settings]
-            )
+            numbers = [value.value, value.low, value.high] if value else [None] * 3
+            shown = ["" if number is None else repr(number) for number in numbers]
+            how = [metric.averaging, metric.paper or "measured", table.interval, table.settings]
+            writer.writerow([" ".join(row.name.split()), row.kind, metric.name, *shown, *counts, *how])
     return out.getvalue()
 
 
@@ -235,27 +227,21 @@ def latex(table: Table) -> str:
     def line(cells: list[str]) -> str:
         return " & ".join(cell.translate(_LATEX) for cell in cells) + r" \\"
 
-    rows = []
-    for row, cells in table.cells():
-        text = line(cells)
-        rows.append(text if row.kind == "result" else r"\itshape " + text)
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering\small",
-            rf"\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}",
-            r"\toprule",
-            line(table.header),
-            r"\midrule",
-            *rows,
-            r"\bottomrule",
-            r"\end{tabular}",
-            rf"\caption{{{table.title.translate(_LATEX)}. {table.caption.translate(_LATEX)}}}",
-            rf"\label{{tab:{re.sub(r'[^a-z0-9]+', '-', table.name.lower())}}}",
-            r"\end{table}",
-            "",
-        ]
-    )
+    rows = [("" if row.kind == "result" else r"\itshape ") + line(cells) for row, cells in table.cells()]
+    body = "\n".join(rows)
+    return rf"""\begin{{table}}
+\centering\small
+\begin{{tabular}}{{l{"r" * (len(table.header) - 1)}}}
+\toprule
+{line(table.header)}
+\midrule
+{body}
+\bottomrule
+\end{{tabular}}
+\caption{{{table.title.translate(_LATEX)}. {table.caption.translate(_LATEX)}}}
+\label{{tab:{re.sub(r"[^a-z0-9]+", "-", table.name.lower())}}}
+\end{{table}}
+"""
 
 
 def html(table: Table) -> Markup:
@@ -283,18 +269,15 @@ FORMS = {"md": markdown, "csv": as_csv, "tex": latex}
 
 def write_tables(folder: Path, tables: Iterable[Table]) -> list[Path]:
     """Each table as Markdown, CSV and LaTeX in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for table in tables:
         for suffix, form in FORMS.items():
             path = folder / f"{table.name}.{suffix}"
-            partial = path.with_name(path.name + ".partial")
-            partial.write_text(form(table), encoding="utf-8")
-            partial.replace(path)
+            write_text(path, form(table))
             paths.append(path)
     return paths
 
 
 def as_json(table: Table) -> dict[str, Any]:
-    """All of it, ready for JSON."""
+    """The whole table, ready for JSON."""
     return asdict(table)

@@ -1,150 +1,135 @@
-"""Ask a model about a clip: python -m launch.ask --video clip.mp4 --question "Does the camera pan?" --options Yes,No
+"""Ask a model about a clip or images, and show its answer and the frames that it saw.
 
-MODEL is a run folder (its last model is taken), the folder of a model, or a hub id.
+python -m launch.ask video=clip.mp4 question="Does the camera pan?" options=Yes,No model=runs/demo/main
+python -m launch.ask images=[a.jpg,b.jpg] question="Is <image> a wider shot than <image>?" options=Yes,No
 """
 
 import hashlib
 import json
-import sys
+from collections.abc import Sequence
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-import yaml
+from pydantic import Field, ValidationError
 
-from launch.errors import LaunchError, explain, known_errors
+from data_tools.cli import run_command
+from launch.errors import LaunchError
+from launch.models import ModelArguments, chosen_model, model_folder, require_context_length
 from launch.recipe import ROOT, Recipe
+from launch.recipe_eval import Images
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from data_tools.media.store import Medium
+    from data_tools.sample import Sample
 COLUMNS = 8  # frames in a row of the strip
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+class AskArguments(ModelArguments):
+    video: Path | None = Field(None, description="the clip")
+    images: list[Path] = Field([], description="images in its place; <image> in the question says where each stands")
+    max_pixels: int = Field(1_003_520, gt=0, description="of an image, where the model's recipe has no media.images")
+    question: str = Field(description="what to ask")
+    options: str = Field("", description="options to choose from, with commas between them")
 
 
-def chosen_model(model: str, experiment: str) -> tuple[Recipe, str]:
-    """Recipe and folder (or hub id) of the model that `model` names.
+def ask(
+    recipe: Recipe, model: str, video: Path | None, images: list[Path], question: str, options: list[str]
+) -> tuple[dict[str, Any], Path]:
+    """The record of the answer, and the picture of the frames or images that the model saw.
 
-    A model inside a run folder keeps that run's recipe; for any other, `experiment` gives prompt and media budget.
-
-    Raises:
-        LaunchError: a run without a model, or a folder that is neither.
-    """
-    from launch.run import Run
-
-    folder = Path(model).expanduser().absolute()
-    if (folder / "recipe.yaml").exists():
-        run = Run(_recipe_of(folder), folder)
-        if run.record("merge"):
-            return run.recipe, str(run.merged)
-        if run.record("sft"):
-            return run.recipe, run.sft_checkpoint(run.recipe.rl.start_epoch)
-        if run.record("model"):
-            return run.recipe, run.base_model
-        raise LaunchError(f"{folder} holds no model yet: run its stages first (model, sft, rl, merge), or give another")
-    if not folder.exists():
-        if model.count("/") != 1:
-            raise LaunchError(f"{model}: there is no such folder; give a run folder, a model's folder or a hub id")
-        return _recipe_for(model, experiment), model
-    if not (folder / "config.json").exists():
-        raise LaunchError(f"{folder} is neither a run folder (recipe.yaml) nor a model (config.json)")
-    run_folder = next((parent for parent in folder.parents if (parent / "recipe.yaml").exists()), None)
-    return _recipe_of(run_folder) if run_folder else _recipe_for(str(folder), experiment), str(folder)
-
-
-def _recipe_of(run_folder: Path) -> Recipe:
-    recipe = Recipe.model_validate(yaml.safe_load((run_folder / "recipe.yaml").read_text()))
-    return _on_one_device(recipe)
-
-
-def _recipe_for(model: str, experiment: str) -> Recipe:
-    from launch.plan import compose_recipe
-
-    recipe, _ = compose_recipe([f"experiment={experiment}"])
-    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": model})})
-    return _on_one_device(recipe)
-
-
-def _on_one_device(recipe: Recipe) -> Recipe:
-    device = "cuda" if recipe.cluster.device == "cuda" and any(Path("/dev").glob("nvidia[0-9]*")) else "cpu"
-    cluster = {"device": device, "nodes": 1, "gpus_per_node": recipe.rl.rollout.tensor_parallel_size, "address": None}
-    return recipe.model_copy(update={"cluster": recipe.cluster.model_copy(update=cluster)})
-
-
-def ask(recipe: Recipe, model: str, video: Path, question: str, options: list[str]) -> tuple[dict[str, Any], Path]:
-    """The record of the answer, and the picture of the frames that it was given on.
+    Args:
+        video: the clip; None: `images`, within the recipe's budget.
 
     Raises:
-        LaunchError, ClipError, SampleError: naming the video, the model or the options.
+        LaunchError, ClipError: naming the video, an image, the model or the options. PromptError, FieldError: the
+            prompt cannot ask such a question.
     """
-    from data_tools.media import normalise_all
-    from data_tools.probe import ClipError
-    from data_tools.sample import Sample, write_samples
-    from launch.engine import run_engine
-    from launch.evaluate import model_folder, require_room
-    from launch.predict import ENV
+    from data_tools.sample import write_samples
+    from launch.engines.vllm.job import Job, Questions, run_job
 
-    runs = Path(recipe.runs).expanduser()
+    runs = Path(recipe.runs)
     asked = (runs if runs.is_absolute() else ROOT / runs) / "asked"
     store = asked / "clips"
-    ((_, clip),) = normalise_all([video.name], video.absolute().parent, store, recipe.budget, workers=1)
-    if isinstance(clip, ClipError):
-        raise clip
+    made = shown_by(recipe, video, images, store)
+    sample = sample_of(made, question, options)
+    recipe.form.messages(sample)  # a prompt that has no text for such a question is refused here
     weights = model_folder(model)
-    require_room(recipe, weights)
-    name = hashlib.sha256(f"{clip.video}\n{model}\n{question}\n{options}".encode()).hexdigest()[:12]
+    require_context_length(recipe, weights)
+    name = hashlib.sha256(f"{sample.shown}\n{model}\n{question}\n{options}".encode()).hexdigest()[:12]
     folder = asked / name
     folder.mkdir(parents=True, exist_ok=True)
-    strip(recipe, store / clip.video, folder / "frames.png")
+    strip(recipe, sample, store, folder / "frames.png")
 
-    task = {"task": "choice", "answer": "A"} if options else {"task": "open_ended", "answer": "?"}  # nobody knows it
-    try:
-        sample = Sample(
-            id="asked", video=clip.video, question=question, options=options, source="user", split="test", **task
-        )
-    except ValueError as error:
-        raise LaunchError(f"the question cannot be asked: {error.errors()[0]['msg']}") from error
-    write_samples(folder / "question.jsonl", [sample])
-    out = folder / "answer.jsonl"
-    out.unlink(missing_ok=True)
-    work = {"samples": str(folder / "question.jsonl"), "control": None, "out": str(out)}
-    job = {"recipe": recipe.model_dump(mode="json"), "root": str(store), "models": {str(weights): [work]}}
-    (folder / "job.json").write_text(json.dumps(job))
-    run_engine(
-        recipe,
-        ["launch.predict", str(folder / "job.json")],
-        folder / "engine.log",
-        "asking the model",
-        1,
-        lambda: int(out.exists() and out.stat().st_size > 0),
-        ENV,
+    part = Questions(
+        samples=folder / "question.jsonl", root=store, media=recipe.media, form=recipe.form, out=folder / "answer.jsonl"
     )
-    record = json.loads(out.read_text())
+    write_samples(part.samples, [sample])
+    part.out.unlink(missing_ok=True)
+    job = Job(recipe=recipe, models={str(weights): [part]})
+    run_job(job, folder / "job.json", folder / "engine.log", "asking the model")
+    record = json.loads(part.out.read_text())
     if "error" in record:
         raise LaunchError(f"no answer: {record['error']}\nsee {folder / 'engine.log'}")
     return record, folder / "frames.png"
 
 
-def strip(recipe: Recipe, clip: Path, path: Path) -> None:
-    """Write the frames that the model is given as one picture, `COLUMNS` in a row, each with its second."""
+def shown_by(recipe: Recipe, video: Path | None, images: list[Path], store: Path) -> "list[Medium]":
+    """What the model is shown: the clip of a video, or images."""
+    from data_tools.media.store import normalise_one, normalise_still
+    from data_tools.sample import Cut
+
+    if video is not None:
+        return [normalise_one(Cut(video.name), video.absolute().parent, store, recipe.budget)]
+    stills = recipe.stills_of(recipe.media)
+    assert stills is not None, "a recipe that is asked about images has a budget for them"
+    return [normalise_still(image.name, image.absolute().parent, store, stills) for image in images]
+
+
+def sample_of(made: "Sequence[Medium]", question: str, options: list[str]) -> "Sample":
+    """The question as a sample, whose answer nobody knows."""
+    from data_tools.media.normalise import Clip
+    from data_tools.media.store import path_of
+    from data_tools.sample import Sample
+
+    fields: dict[str, Any] = {"task": "choice", "answer": "A"} if options else {"task": "open_ended", "answer": "?"}
+    fields |= {"id": "asked", "question": question, "source": "user", "split": "test"}
+    if isinstance(clip := made[0], Clip):
+        fields |= {"video": clip.video, "duration": clip.duration}
+    else:
+        fields["images"] = [path_of(one) for one in made]
+    try:
+        return Sample.model_validate({**fields, "options": options})
+    except ValidationError as error:
+        raise LaunchError(f"not a valid question: {error.errors()[0]['msg']}") from error
+
+
+def strip(recipe: Recipe, sample: "Sample", root: Path, path: Path) -> None:
+    """Write what the model sees as one picture, `COLUMNS` in a row: frames with their seconds, images with numbers."""
     from PIL import Image, ImageDraw
 
-    from launch.answers import frames_of
+    from launch.engines.vllm.clips import frames_of, items_of
 
-    content = [{"type": "video", "video": str(clip), **recipe.media.model_dump()}]
-    with redirect_stderr(StringIO()):  # it tells which decoder it takes
-        ((frames, facts),) = frames_of([{"role": "user", "content": content}], recipe.budget.token_side // 2)
-    height, width = frames.shape[-2:]
-    rows = -(-len(frames) // COLUMNS)
-    sheet = Image.new("RGB", (min(len(frames), COLUMNS) * (width + 2), rows * (height + 16)), "white")
+    turns = [{"role": "user", "content": items_of(sample, root, recipe.media)}]
+    with redirect_stderr(StringIO()):  # the loader prints which decoder it takes
+        seen = frames_of(turns, recipe.budget.token_side // 2)
+    if sample.images:
+        titled = [(image, f"image {number}") for number, image in enumerate(seen, 1)]
+    else:
+        ((frames, facts),) = seen
+        pictures = [Image.fromarray(frame.permute(1, 2, 0).byte().numpy()) for frame in frames]
+        titled = [(p, f"{float(i) / facts['fps']:.2f} s") for p, i in zip(pictures, facts["frames_indices"])]
+    width, height = (max(picture.size[axis] for picture, _ in titled) for axis in (0, 1))
+    rows = -(-len(titled) // COLUMNS)
+    sheet = Image.new("RGB", (min(len(titled), COLUMNS) * (width + 2), rows * (height + 16)), "white")
     draw = ImageDraw.Draw(sheet)
-    for number, (frame, index) in enumerate(zip(frames, facts["frames_indices"])):
+    for number, (picture, title) in enumerate(titled):
         left, top = number % COLUMNS * (width + 2), number // COLUMNS * (height + 16)
-        sheet.paste(Image.fromarray(frame.permute(1, 2, 0).byte().numpy()), (left, top + 14))
-        draw.text((left + 2, top + 1), f"{float(index) / facts['fps']:.2f} s", fill="black")
+        sheet.paste(picture, (left, top + 14))
+        draw.text((left + 2, top + 1), title, fill="black")
     sheet.save(path)
 
 
@@ -163,36 +148,42 @@ def shown(record: dict[str, Any], schema: str = "ota") -> "RenderableType":
         texts = {f"Response ({parsed.error})": record["response"]}
     if "option_probs" in record:
         texts["Probabilities"] = "   ".join(f"{name} {100 * p:.1f} %" for name, p in record["option_probs"].items())
-    # Text() takes what a model wrote as it is; a string would be read for rich's markup
+    # Text() shows a model's words as they are; in a string, rich would interpret markup
     return Group(*(Panel(Text(text), title=title, title_align="left") for title, text in texts.items()))
 
 
-@app.command()
-def main(
-    video: Annotated[Path, typer.Option(help="the clip")],
-    question: Annotated[str, typer.Option(help="what to ask")],
-    options: Annotated[str, typer.Option(help="options to choose from, with commas between them")] = "",
-    model: Annotated[str, typer.Option(help="run folder, model's folder or hub id")] = "runs/demo/main",
-    experiment: Annotated[
-        str, typer.Option(help="gives prompt and media budget of a model without a run")
-    ] = "camreasoner",
-) -> None:
-    """Ask a model about a clip; shows observation, thought and answer, and the frames that it saw."""
-    from evaluation.answers import run_schema, schema_of
-    from launch.run import console
+def with_images(recipe: Recipe, count: int, max_pixels: int) -> Recipe:
+    """The recipe with a media budget for so many images, of its own size where it has one.
 
-    try:
-        if not question.strip():
-            raise LaunchError("the question is empty")
-        recipe, weights = chosen_model(model, experiment)
-        choices = [option.strip() for option in options.split(",") if option.strip()]
-        record, picture = ask(recipe, weights, video, question, choices)
-    except known_errors() as error:
-        explain(error)
-        sys.exit(1)
-    console.print(shown(record, schema_of(run_schema(recipe.reward.model_dump()))))
+    Raises:
+        MediaError: a size that Qwen's loader would change.
+    """
+    from data_tools.media.budget import loader_pixels
+
+    least, _ = loader_pixels(recipe.budget.token_side)
+    images = recipe.media.images or Images(max_pixels=max_pixels, min_pixels=least)
+    images = images.model_copy(update={"most": max(images.most, count)})
+    recipe = recipe.model_copy(update={"media": recipe.media.model_copy(update={"images": images})})
+    _ = recipe.stills_of(recipe.media)  # refuses what a loader would change
+    return recipe
+
+
+def main(arguments: AskArguments) -> None:
+    from launch.console import console
+
+    if not arguments.question.strip():
+        raise LaunchError("the question is empty")
+    if (arguments.video is None) == (not arguments.images):
+        raise LaunchError("give either video=... or images=[...]")
+    recipe, weights = chosen_model(arguments.model, arguments.experiment)
+    options = [option.strip() for option in arguments.options.split(",") if option.strip()]
+    images = arguments.images
+    if images:
+        recipe = with_images(recipe, len(images), arguments.max_pixels)
+    record, picture = ask(recipe, weights, arguments.video, images, arguments.question, options)
+    console.print(shown(record, recipe.form.schema_of("choice" if options else "open_ended")))
     console.print(f"model {weights}\nframes {picture}")
 
 
 if __name__ == "__main__":
-    app()
+    run_command(main, AskArguments, __doc__)

@@ -6,46 +6,50 @@ python -m launch.model experiment=demo
 import shutil
 from pathlib import Path
 
-from launch.engine import run_engine
+from launch.command import command
+from launch.console import console
+from launch.engines.watch import run_engine
 from launch.errors import LaunchError
-from launch.recipe import Recipe, command
-from launch.run import Run, console, open_run, stage
+from launch.run import Run
 
 
 def prepare(run: Run) -> None:
-    """Build the tiny model in the run folder, or see that the given path can be one."""
+    """Build the tiny model in the run folder; a real one stays where it is."""
     recipe = run.recipe
     if recipe.model.path is not None:
-        path = Path(recipe.model.path).expanduser()
-        if path.exists() and not (path / "config.json").exists():
-            raise LaunchError(f"model.path: {path} holds no config.json, so it is no Hugging Face model")
         console.print(f"  model: {recipe.model.path}")
         return
-    if recipe.model.warm_up is None or recipe.data.rendered is None:
-        raise LaunchError("model.path is null: the tiny model needs model.warm_up and rendered data")
-    folder = run.folder / "model"
+    folder = run.paths.model
     shutil.rmtree(folder, ignore_errors=True)
     marks = run.folder / "logs" / "warm_up.steps"
     marks.parent.mkdir(exist_ok=True)
     marks.write_text("0")
     run_engine(
         recipe,
-        ["launch.tiny_model", str(run.folder)],
+        ["launch.engines.warm_up", str(run.folder)],
         run.log("model"),
-        "vision warm-up",
-        recipe.model.warm_up["steps"],
+        "warm-up",
+        recipe.model.warm_up.steps if recipe.model.warm_up else 0,
         lambda: int(marks.read_text() or 0),
     )
-    console.print(f"  tiny Qwen2.5-VL, its vision warmed up in place of pretraining: {folder}")
+    learnt = "the form of its answers" if recipe.data.rendered is None else "camera motions"
+    family = recipe.model.architecture.family if recipe.model.architecture else ""
+    console.print(f"  tiny {family}, warmed up on {learnt} in place of pretraining: {folder}")
 
 
-@command
-def main(recipe: Recipe) -> None:
-    run = open_run(recipe)
-    run.require("data")
-    with stage(run, "model") as needed:
-        if needed:
-            prepare(run)
+def check(run: Run) -> None:
+    """Refuse a folder without a model, and a tiny model of an unknown family, before anything is written."""
+    model = run.recipe.model
+    if model.path is None:
+        if model.architecture is None:
+            raise LaunchError("model.path is null: the tiny model needs model.architecture (recipes/model/tiny.yaml)")
+    elif Path(run.base_model).exists() and not Path(run.base_model, "config.json").exists():
+        raise LaunchError(f"model.path: {run.base_model} has no config.json: it is not a Hugging Face model")
+
+
+@command("model", check)
+def main(run: Run) -> None:
+    prepare(run)
 
 
 if __name__ == "__main__":

@@ -1,28 +1,42 @@
-"""A trained model for others: the merged weights and a model card written from the run.
+"""Publish a trained model: the merged weights and a model card written from the run, by the recipe of its stages.
 
-python -m launch.publish experiment=camreasoner ...                      writes the card, sends nothing
-python -m launch.publish experiment=camreasoner ... publish.repo=me/cam  and pushes to the Hugging Face hub
+python -m launch.publish experiment=camreasoner ...                      writes the card, uploads nothing
+python -m launch.publish experiment=camreasoner ... publish.repo=me/cam  and pushes both to the Hugging Face hub
 
 The token is what `hf auth login` stored, or $HF_TOKEN; it is never read here.
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from hydra.core.hydra_config import HydraConfig
+
+from data_tools.files import write_text
+from data_tools.run_folder import SPLITS
+from launch.command import recipe_command
+from launch.console import console
 from launch.errors import LaunchError
-from launch.recipe import Recipe, command
-from launch.run import Run, console, open_run
+from launch.recipe import Recipe
+from launch.run import Run, run_of
 
-BASELINES = {"balanced_accuracy": "0.500, a constant answer", "accuracy": None, "format_rate": ""}
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+METRICS = {
+    "balanced_accuracy": "balanced accuracy (a constant answer: 0.500)",
+    "pair_accuracy": "pair accuracy (a fixed answer: 0)",
+    "format_rate": "format rate",
+}
 
 
 def card(run: Run) -> str:
     """The model card: base model, data, budget, settings and metrics with their baselines, all from the run's files.
 
     Raises:
-        LaunchError: the run was not evaluated, or its card could not be told.
+        LaunchError: the run was not evaluated.
     """
+    from huggingface_hub import ModelCard, ModelCardData
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     template = Environment(
@@ -30,33 +44,61 @@ def card(run: Run) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        autoescape=False,  # Markdown; what comes from files goes through `plain`
+        autoescape=False,  # Markdown; text from files goes through `plain`
     )
     template.filters["plain"] = plain
-    return template.get_template("model_card.md.j2").render(**facts(run))
+    shown = facts(run)
+    data = ModelCardData(
+        base_model=shown["base_id"],
+        library_name="transformers",
+        pipeline_tag="video-text-to-text",
+        tags=["video", "reasoning", "grpo", "camreasoner"],
+        model_name=shown["title"],
+        eval_results=list(_results(run.recipe, shown["models"])),
+    )
+    body = template.get_template("model_card.md.j2").render(**shown)
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}"))
+
+
+def _results(recipe: Recipe, models: dict[str, dict[str, Any]]) -> Iterator["EvalResult"]:
+    """The last model's metrics, as the hub reads them."""
+    from huggingface_hub import EvalResult
+
+    name, scores = list(models.items())[-1]
+    for metric, title in METRICS.items():
+        if scores[metric] is not None:
+            yield EvalResult(
+                task_type="video-text-to-text",
+                dataset_type="custom",
+                dataset_name=f"{recipe.experiment}, held-out clips",
+                dataset_split="test",
+                metric_type=metric,
+                metric_name=f"{title}, {name}",
+                metric_value=scores[metric],
+            )
 
 
 def facts(run: Run) -> dict[str, Any]:
     """What the card is written from."""
-    recipe = run.recipe
-    manifest = json.loads((run.folder / "manifest.json").read_text())
+    recipe, folder = run.recipe, run.paths
     models = {}
-    for name in recipe.eval.models:
-        path = run.folder / "eval" / name / "scores.json"
+    asked, trained = next(iter(recipe.eval.sets)), run.record("rl") or {}
+    if "manifest" not in trained:
+        raise LaunchError(f"{folder.record('rl')} does not say with which code it was trained: no card without that")
+    for name in recipe.models:
+        path = folder.scores(asked, name)
         if not path.exists():
-            raise LaunchError(
-                f"{path} is missing: a card names its metrics, so evaluate first (python -m launch.evaluate)"
-            )
+            raise LaunchError(f"{path} is missing: the card names its metrics; run python -m launch.evaluate first")
         models[name] = json.loads(path.read_text())
     return {
         "title": f"{recipe.experiment}-{recipe.name}",
-        "base": recipe.model.path or "a tiny Qwen2.5-VL built for demonstration",
+        "base": recipe.model.path or "a tiny model built for demonstration",
         "base_id": recipe.model.path if recipe.model.path and not Path(recipe.model.path).exists() else None,
         "recipe": recipe.model_dump(mode="json"),
-        "manifest": manifest,
-        "counts": {split: _lines(run.data / f"{split}.jsonl") for split in ("sft", "rl", "test")},
+        "manifest": trained["manifest"],
+        "counts": {split: _lines(folder.samples(split)) for split in SPLITS},
         "stages": {stage: record for stage in ("sft", "rl") if (record := run.record(stage))},
-        "steps": _lines(run.folder / "rl" / "metrics.jsonl"),
+        "steps": _lines(folder.rl_metrics),
         "models": models,
     }
 
@@ -66,16 +108,21 @@ def _lines(path: Path) -> int:
 
 
 def plain(value: Any) -> str:
-    """Text of a file as one line that Markdown shows as it is."""
+    """Text from a file as one line in which nothing is Markdown or HTML.
+
+    Example:
+        >>> plain("a|b\\n<i>")
+        'a\\\\|b \\\\<i\\\\>'
+    """
     text = " ".join(str(value).split())
     return "".join(f"\\{c}" if c in "\\`*_[]<>|#" else c for c in text)
 
 
 def push(run: Run, repo: str, private: bool) -> str:
-    """Upload the merged model with its card, and give its address.
+    """Upload the merged model with its card, and return its address.
 
     Raises:
-        LaunchError: no such right, no network; the message holds no token.
+        LaunchError: no permission or no network; the message holds no token.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
@@ -96,15 +143,16 @@ def push(run: Run, repo: str, private: bool) -> str:
     return str(address)
 
 
-@command
+@recipe_command
 def main(recipe: Recipe) -> None:
-    run = open_run(recipe)
+    run = run_of(recipe, HydraConfig.get().overrides.task)
     run.require("merge", "evaluate")
+    run.require_one_recipe()
     path = run.merged / "README.md"
-    path.write_text(card(run), encoding="utf-8")
+    write_text(path, card(run))
     console.print(f"  model card: {path}")
     if recipe.publish.repo is None:
-        console.print("  nothing was sent; publish.repo=owner/name pushes it")
+        console.print("  nothing was uploaded; publish.repo=owner/name pushes it")
     else:
         console.print(f"  {push(run, recipe.publish.repo, recipe.publish.private)}")
 

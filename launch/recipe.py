@@ -4,124 +4,63 @@ Unknown keys and wrong types are errors, on the command line (Hydra) and in the 
 `--help` and `--cfg job` must answer at once.
 """
 
-import sys
-from collections.abc import Callable
-from functools import wraps
+import re
 from pathlib import Path
 from typing import Any, Literal
 
-import hydra
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError, model_validator
+from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
 
-from data_tools.media import Budget
-from launch.errors import explain, known_errors
+from data_tools.media.budget import Budget, Stills
+from data_tools.prompt import Form, Prompt
+from data_tools.run_folder import OWN
+from data_tools.synthesis.settings import Settings as Synthesis
+from launch.engines.families import Architecture, Linear
+from launch.recipe_data import Data
+from launch.recipe_eval import Eval, EvalSet, Media, Part
+from launch.recipe_rl import Difficulty, Loss, Rl, Vllm
+from rewards.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
+RECIPES = ROOT / "recipes"
 
 
-class RecipeError(ValueError):
+class RecipeError(UserError):
     """A recipe that cannot run; the message names the key and what to do."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), defer_build=True)
+class WarmUp(Part):
+    """Optimizer steps, samples per step, and AdamW's learning rate of the tiny model's stand-in for pretraining."""
+
+    steps: PositiveInt
+    batch: PositiveInt
+    learning_rate: float = Field(gt=0)
 
 
-class Vision(_Part):
-    """The vision tower; `deepstack`, `positions`: extra mergers and learnt positions of Qwen3-VL."""
+class Model(Part):
+    """`path`: a Hugging Face id or folder; null builds the tiny model in the run folder (`warm_up`).
 
-    depth: PositiveInt
-    hidden_size: PositiveInt
-    intermediate_size: PositiveInt
-    num_heads: PositiveInt
-    patch_size: PositiveInt
-    deepstack: int = Field(default=0, ge=0)
-    positions: int = Field(default=0, ge=0)
-
-
-class Architecture(_Part):
-    """The sizes in a model's config.json that `make plan` counts with, under their own names."""
-
-    family: Literal["qwen2_5_vl", "qwen3_vl"]
-    hidden_size: PositiveInt
-    intermediate_size: PositiveInt
-    num_hidden_layers: PositiveInt
-    num_attention_heads: PositiveInt
-    num_key_value_heads: PositiveInt
-    head_dim: PositiveInt
-    vocab_size: PositiveInt
-    tie_word_embeddings: bool
-    vision: Vision
-
-
-class Model(_Part):
-    """`path`: a Hugging Face id or folder; null builds the tiny model in the run folder."""
+    `template`: LLaMA-Factory's name of the chat template; `chat_template`: Jinja text for verl, vLLM and lengths, where
+    the model's own differs from that; null: the model's own. `batched_windows`: a vision tower's windows of one length
+    are one attention call, where there is no flash-attn.
+    """
 
     path: str | None
     template: str
+    chat_template: str | None = None
     dtype: Literal["float32", "bfloat16"]
     trust_remote_code: bool = False
-    warm_up: dict[str, Any] | None = None
+    batched_windows: bool = True
+    warm_up: WarmUp | None = None
     architecture: Architecture | None = None
 
-
-class Media(_Part):
-    """The media budget: what every stage takes from a clip; see `data_tools.media.Budget`."""
-
-    fps: float = Field(gt=0)
-    max_frames: PositiveInt
-    min_frames: PositiveInt
-    max_pixels: PositiveInt
-    min_pixels: PositiveInt
-    sampler: Literal["uniform", "head"] = "uniform"
-
-
-class SourceFile(_Part):
-    """A published file, by its reader's name (docs/data.md); its videos lie in `folder` under the media root.
-
-    `shuffle`: seed of the order of options; null keeps the published one.
-    """
-
-    source: str
-    path: str
-    folder: str = ""
-    shuffle: int | None = Field(default=None, ge=0)
-
-
-class Data(_Part):
-    """`rendered`: settings of the rendered clips; otherwise `files`: split -> JSON Lines of samples, or sources.
-
-    `max_quarantined`: the share of samples that may be left out because their videos are broken.
-    """
-
-    rendered: dict[str, Any] | None = None
-    files: dict[str, str | SourceFile | list[SourceFile] | None] | None = None
-    media_root: str | None = None
-    max_quarantined: float = Field(default=0.05, ge=0, lt=1)
-    system: str = ""
-    instruction: str = ""
-
     @model_validator(mode="after")
-    def _one_source(self) -> "Data":
-        if (self.rendered is None) == (self.files is None):
-            raise ValueError("give either data.rendered or data.files")
-        if self.files is not None and self.media_root is None:
-            raise ValueError("data.files needs data.media_root")
+    def _tiny_ones_are_warmed_up(self) -> "Model":
+        if self.path is None and self.warm_up is None:
+            raise ValueError("path is null: the tiny model needs model.warm_up (recipes/model/tiny.yaml)")
         return self
 
-    def paths(self) -> dict[str, list[str]]:
-        """The label files of each split, as they were given."""
-        listed = {split: file if isinstance(file, list) else [file] for split, file in (self.files or {}).items()}
-        return {
-            split: [one if isinstance(one, str) else one.path for one in files if one]
-            for split, files in listed.items()
-        }
 
-
-class Sft(_Part):
+class Sft(Part):
     """Keys carry LLaMA-Factory's names; `engine` takes any further ones as they are."""
 
     num_train_epochs: PositiveInt
@@ -139,81 +78,18 @@ class Sft(_Part):
     engine: dict[str, Any] = {}
 
 
-class Filter(_Part):
-    """Keeps groups whose mean of `metric` lies strictly between two bounds, and draws others for those dropped.
+class Lora(Part):
+    """SFT and RL train adapters, times alpha / rank, of `targets`: of the language model, since vLLM has no others."""
 
-    `mode`: the bounds are `low` and `high` ("mean"), or these quantiles of the metric in a round ("percentile").
-    `max_rounds`: rounds of prompts in a step; after them it trains on what there is.
-    """
-
-    enabled: bool
-    mode: Literal["mean", "percentile"] = "mean"
-    metric: str
-    low: float = 0.01
-    high: float = 0.99
-    max_rounds: PositiveInt = 20
-
-    @model_validator(mode="after")
-    def _bounds_are_ordered(self) -> "Filter":
-        if not self.low < self.high or (self.mode == "percentile" and not 0 <= self.low < self.high <= 1):
-            raise ValueError(f"filter bounds {self.low} and {self.high}: low below high, percentiles from 0 to 1")
-        return self
+    rank: int = Field(ge=1, le=512)  # vLLM's highest
+    alpha: PositiveInt
+    targets: Literal["all"] | list[Linear]
 
 
-class Rollout(_Part):
-    """Settings of the vLLM rollout workers."""
-
-    tensor_parallel_size: PositiveInt
-    gpu_memory_utilization: float = Field(gt=0, lt=1)
-    max_num_seqs: PositiveInt
-    max_num_batched_tokens: PositiveInt
-    enforce_eager: bool
-
-
-class Rl(_Part):
-    """GRPO in verl; `engine` takes any further verl keys as `a.b.c: value`.
-
-    `judge_consistency`: the judge is asked of every rollout whether its thoughts lead to its answer, for a meter;
-    without it this is known of questions about a motion alone, by rule.
-    """
-
-    start_epoch: int = Field(ge=0)
-    steps: PositiveInt | None
-    epochs: PositiveInt
-    rollout_batch_size: PositiveInt
-    global_batch_size: PositiveInt
-    micro_batch_size_per_gpu: PositiveInt
-    group_size: int = Field(ge=2)
-    learning_rate: float = Field(gt=0)
-    weight_decay: NonNegativeFloat
-    clip_ratio: float = Field(gt=0)
-    kl_coef: NonNegativeFloat
-    entropy_coef: float
-    temperature: float = Field(gt=0)
-    max_prompt_length: PositiveInt
-    max_response_length: PositiveInt
-    freeze_vision_tower: bool
-    save_every: PositiveInt
-    keep_checkpoints: PositiveInt
-    filter: Filter
-    judge_consistency: bool = False
-    rollout: Rollout
-    engine: dict[str, Any] = {}
-
-    @model_validator(mode="after")
-    def _batches_divide(self) -> "Rl":
-        if self.rollout_batch_size % self.global_batch_size:
-            raise ValueError(
-                f"rollout_batch_size {self.rollout_batch_size} must be a multiple of "
-                f"global_batch_size {self.global_batch_size}"
-            )
-        return self
-
-
-class Named(_Part):
+class Named(Part):
     """A reward, a judge or an advantage estimator by name, with its settings."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow")
     name: str
 
     @property
@@ -221,34 +97,24 @@ class Named(_Part):
         return dict(self.model_extra or {})
 
 
-class Eval(_Part):
-    """Greedy evaluation on the test split.
-
-    `samples`: responses sampled besides, with `temperature` and `top_p`, for votes. `option_scores`: probabilities of
-    the options behind the greedy response's own reasoning, or directly, without any. `controls`: those of
-    data_tools/controls.py.
-    """
-
-    models: list[Literal["base", "sft", "rl"]]
-    max_tokens: PositiveInt
-    limit: PositiveInt | None = None
-    samples: int = Field(default=0, ge=0)
-    temperature: float = Field(default=1.0, gt=0)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    option_scores: Literal["reasoned", "direct"] | None = "reasoned"
-    controls: list[Literal["blank", "shuffled_frames", "shuffled_options", "mirrored", "reversed"]] = []
+# Where the nodes of a recipe come from.
+_CLUSTER = "cluster=ray_cluster, or cluster.address=auto on one of its nodes, host:port from elsewhere"
 
 
-class Cluster(_Part):
-    """Where it runs. `time_limit_minutes`: an engine that shows no progress for so long is ended.
+class Cluster(Part):
+    """Where it runs. `time_limit_minutes`: an engine that neither computes nor shows progress for so long is ended.
 
     `address`: a running Ray cluster to join ("auto" on one of its nodes), or null for a Ray node of our own.
+    `judge_gpus`: of `gpus_per_node`, those that RL and evaluation leave to the server of a judge.
+    `sft_nodes`: of `nodes`, those that SFT takes; RL and evaluation take all.
     `offload`: weights, gradients and optimizer states wait in host memory. The sizes are what `make plan` counts with.
     """
 
     device: Literal["cpu", "cuda"]
     nodes: PositiveInt
     gpus_per_node: PositiveInt
+    judge_gpus: int = Field(default=0, ge=0)
+    sft_nodes: PositiveInt = 1
     address: str | None = None
     offload: bool = False
     gpu: str | None = None
@@ -258,60 +124,162 @@ class Cluster(_Part):
     cpus: PositiveInt | None = None
     time_limit_minutes: float = Field(gt=0)
 
+    @property
+    def policy_gpus(self) -> int:
+        """GPUs of a node that RL and evaluation use."""
+        return self.gpus_per_node - self.judge_gpus
+
+    @model_validator(mode="after")
+    def _a_judge_leaves_some(self) -> "Cluster":
+        if self.judge_gpus >= self.gpus_per_node:
+            raise ValueError(f"judge_gpus {self.judge_gpus} of gpus_per_node {self.gpus_per_node} leave none for RL")
+        if self.judge_gpus and self.address is not None:
+            raise ValueError("judge_gpus: beside a Ray cluster, the judge needs a machine of its own (judge.url)")
+        return self
+
     @model_validator(mode="after")
     def _several_nodes_need_a_cluster(self) -> "Cluster":
         if (
             self.nodes > 1 and self.address is None and self.device == "cuda"
         ):  # without GPUs we start them all ourselves
-            raise ValueError(f"{self.nodes} nodes need a running Ray cluster: cluster.address=auto, or host:port")
+            raise ValueError(f"{self.nodes} nodes need a running Ray cluster: {_CLUSTER}")
+        if self.sft_nodes > self.nodes:
+            raise ValueError(
+                f"sft_nodes={self.sft_nodes}, but nodes={self.nodes}: raise cluster.nodes, or lower cluster.sft_nodes"
+            )
+        if self.sft_nodes > 1 and self.address is None:
+            raise ValueError(f"sft_nodes: SFT on several nodes needs a running Ray cluster: {_CLUSTER}")
         return self
 
 
-class Plan(_Part):
+class Plan(Part):
     """`against`: a run folder or a saved plan to compare with; `save`: a folder for what is rendered."""
 
     against: str | None = None
     save: str | None = None
 
 
-class Publish(_Part):
+class Publish(Part):
     """`repo`: owner/name on the Hugging Face hub; null writes the model card and sends nothing."""
 
     repo: str | None = None
     private: bool = True
 
 
-class Recipe(_Part):
-    """A whole composed recipe."""
+class Submit(Part):
+    """`address`: of the cluster's dashboard; `python`: the interpreter on the nodes; `follow`: show the job's log."""
+
+    address: str = "http://127.0.0.1:8265"
+    python: str = "python"
+    follow: bool = True
+
+
+class Recipe(Part):
+    """A whole composed recipe. `force`, `plan`, `publish`, `submit` and `synthesis` are a command's, not the run's."""
 
     experiment: str
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str
     runs: str
-    seed: int = Field(ge=0)
-    force: bool
+    seed: int = Field(ge=0, lt=2**32)  # what NumPy and the engines take
+    force: bool = False
     model: Model
     media: Media
+    prompt: Prompt
     data: Data
     sft: Sft
     rl: Rl
+    lora: Lora | None = None
+    vllm: Vllm
     reward: Named
     judge: Named = Named(name="rules")
     advantage: Named
+    loss: Loss
     eval: Eval
     cluster: Cluster
     tracking: list[Literal["wandb", "mlflow", "swanlab"]] = []
+    difficulty: Difficulty = Difficulty()
     plan: Plan = Plan()
     publish: Publish = Publish()
+    submit: Submit = Submit()
+    synthesis: Synthesis | None = None
+
+    def stored(self) -> dict[str, Any]:
+        """What a run folder keeps: everything but the keys of commands."""
+        return self.model_dump(mode="json", exclude={"force", "plan", "publish", "submit", "synthesis"})
+
+    @property
+    def folder(self) -> Path:
+        """Of the run."""
+        runs = Path(self.runs)
+        return (runs if runs.is_absolute() else ROOT / runs) / self.experiment / self.name
+
+    @property
+    def overlong(self) -> dict[str, float] | None:
+        """What `rewards.overlong` takes besides the tokens of a response; None where length costs nothing."""
+        chosen, limit = self.loss.overlong, self.rl.max_response_length
+        if chosen is None:
+            return None
+        return {"limit": limit, "buffer": max(round(chosen.share * limit), 1), "penalty": chosen.penalty}
+
+    @property
+    def form(self) -> Form:
+        """How samples are asked and answered in training."""
+        return Form(prompt=self.prompt, reward=self.reward.model_dump())
 
     @property
     def budget(self) -> Budget:
         """The media budget for this model's size of visual tokens."""
+        return self.budget_of(self.media)
+
+    @property
+    def trained_media(self) -> list[Media]:
+        """The run's media budget, and those of its sources."""
+        return list(dict.fromkeys([self.media, *(media for media in self.data.media.values() if media)]))
+
+    def budget_of(self, media: Media) -> Budget:
         vision = self.model.architecture and self.model.architecture.vision
-        return Budget(**self.media.model_dump(), token_side=2 * vision.patch_size if vision else 28)
+        return Budget(**media.of_clips, token_side=2 * vision.patch_size if vision else 28)
+
+    def stills_of(self, media: Media) -> Stills | None:
+        """What a media budget takes of images; None: nothing."""
+        return Stills(**media.images.model_dump(), token_side=self.budget.token_side) if media.images else None
+
+    @property
+    def other_sets(self) -> dict[str, EvalSet]:
+        """Evaluation sets but the run's own test split."""
+        return {name: chosen for name, chosen in self.eval.sets.items() if name != OWN}
+
+    @property
+    def models(self) -> dict[str, str]:
+        """Evaluated models: name -> base, sft, rl, or a folder or hub id."""
+        trained = ["base", *(["sft"] if self.rl.start_epoch else []), "rl"]
+        return self.eval.models or {name: name for name in trained}
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", name):
+            raise ValueError(
+                f"{name[:40]!r} names a folder: take letters A to Z, digits and . _ -, beginning with a letter or a "
+                "digit, at most 200 of them"
+            )
+        return name
 
     @model_validator(mode="after")
     def _loaders_keep_the_budget(self) -> "Recipe":
-        _ = self.budget
+        for media in (*self.trained_media, *(chosen.media for chosen in self.eval.sets.values() if chosen.media)):
+            _ = self.budget_of(media), self.stills_of(media)
+        if own := next((source for source, media in self.data.media.items() if media and media.images), None):
+            raise ValueError(f"data.media.{own}.images: all images of a run are in one budget: media.images")
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_held_out_is_there(self) -> "Recipe":
+        held_out, data = self.rl.held_out, self.data
+        if held_out.every and not (data.rendered or {}).get("val") and not data.listed().get("val"):
+            raise ValueError("rl.held_out.every: no val split to ask: give data.files.val or data.rendered.val")
+        if self.rl.checkpoint == "best" and not held_out.every:
+            raise ValueError("rl.checkpoint=best: nothing says which is best: give rl.held_out.every and a val split")
         return self
 
     @model_validator(mode="after")
@@ -320,7 +288,12 @@ class Recipe(_Part):
             raise ValueError(
                 f"rl.start_epoch {self.rl.start_epoch} is beyond sft.num_train_epochs {self.sft.num_train_epochs}"
             )
-        ranks = self.cluster.nodes * self.cluster.gpus_per_node
+        frozen = self.sft.freeze_vision_tower and self.sft.freeze_multi_modal_projector and self.rl.freeze_vision_tower
+        if self.lora and not frozen:
+            raise ValueError("lora trains no vision tower: leave its keys sft.freeze_* and rl.freeze_* true")
+        if self.lora and self.model.architecture and self.model.architecture.delta:
+            raise ValueError("lora: that vLLM applies adapters of gated delta layers was not tried; take lora=null")
+        ranks = self.cluster.nodes * self.cluster.policy_gpus
         rollouts, micro = self.rl.global_batch_size * self.rl.group_size, self.rl.micro_batch_size_per_gpu
         if rollouts % (ranks * micro):
             raise ValueError(
@@ -328,61 +301,3 @@ class Recipe(_Part):
                 f"{ranks} rank(s) x rl.micro_batch_size_per_gpu = {ranks * micro}"
             )
         return self
-
-
-def read_recipe(config: DictConfig) -> Recipe:
-    """Check a composed configuration.
-
-    Raises:
-        RecipeError: naming every wrong key.
-    """
-    try:
-        missing = sorted(OmegaConf.missing_keys(config))
-        content = OmegaConf.to_container(config, resolve=True)
-    except OmegaConfBaseException as error:
-        raise RecipeError(f"the recipe is wrong:\n  {error.full_key}: {str(error).splitlines()[0]}") from error
-    if missing:
-        lines = [f"  {key}=..." for key in missing]
-        raise RecipeError("the recipe leaves these to you, on the command line:\n" + "\n".join(lines))
-    try:
-        return Recipe.model_validate(content)
-    except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors()]
-        raise RecipeError("the recipe is wrong:\n" + "\n".join(lines)) from error
-
-
-def command(function: Callable[[Recipe], None]) -> Callable[[], None]:
-    """Make `function(recipe)` a Hydra command over `recipes/`; known errors end in one message and exit code 1."""
-
-    @wraps(function)
-    def run(config: DictConfig) -> None:
-        function(read_recipe(config))
-
-    return hydra_command(run)
-
-
-def hydra_command(function: Callable[[DictConfig], None]) -> Callable[[], None]:
-    """The same for a function that takes the composed configuration as it is."""
-
-    @wraps(function)
-    def run(config: DictConfig) -> None:
-        GlobalHydra.instance().clear()  # the engines' own Hydra trees are composed later on
-        try:
-            function(config)
-        except known_errors() as error:
-            explain(error)
-            sys.exit(1)
-
-    single = hydra.main(version_base="1.3", config_path=str(ROOT / "recipes"), config_name="config")(run)
-
-    @wraps(function)
-    def main() -> None:
-        flags = {"-m", "--multirun"} & set(sys.argv[1:])
-        if not flags:
-            return single()
-        from launch import sweep  # Hydra's own would end at the first failure, and run every point in one folder
-
-        stage = sys.modules["__main__"].__spec__.name.rsplit(".", 1)[-1]
-        sys.exit(sweep.main([argument for argument in sys.argv[1:] if argument not in flags], [stage]))
-
-    return main

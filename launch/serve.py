@@ -1,76 +1,67 @@
-"""Serve a model to OpenAI clients, on this machine: python -m launch.serve --model runs/demo/main --port 8000
+"""Serve a model to OpenAI clients over HTTP: python -m launch.serve model=runs/demo/main port=8000
 
-vLLM's own server (docs/inference.md: how to ask it with the prompt that the model was trained on). MODEL as for
-`launch.ask`. Other machines reach it only with --host.
+vLLM's own server (docs/inference.md: how to ask it with the prompt that the model was trained on). Other machines reach
+it only with host=.
 """
 
-import json
 import os
 import socket
-import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-import typer
+from pydantic import Field, PositiveInt
 
-from launch.ask import chosen_model
-from launch.errors import LaunchError, explain, known_errors
+from data_tools.cli import run_command
+from launch.engines.vllm.settings import server_arguments
+from launch.errors import LaunchError
+from launch.health.gpus import seen_gpus
+from launch.models import ModelArguments, chosen_model, model_folder
 from launch.recipe import Recipe
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+# What requests may name is checked by launch/engines/vllm/media.py; an address is fetched where it is, or not at all.
+MEDIA_ENV = {"VLLM_MEDIA_CONNECTOR": "camreasoner", "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0"}
+
+
+class ServeArguments(ModelArguments):
+    port: int = Field(8000, ge=1, le=65535)
+    host: str = Field("127.0.0.1", description="address to listen on; any but loopback opens the model to others")
+    media: Path | None = Field(None, description="folder whose clips requests may name as file:// addresses")
+    media_domains: list[str] = Field(
+        [], description="hosts whose http(s) clips requests may name; redirects are refused"
+    )
+    gpus: PositiveInt | None = Field(None, description="that share the weights; by default as many as the recipe has")
+    copies: PositiveInt | None = Field(None, description="of the model, side by side; by default as GPUs are there for")
 
 
 def require_free(host: str, port: int) -> None:
-    """Raise unless a server may listen there; before an engine is loaded for nothing.
+    """Raise unless a server can listen there, before an engine is loaded.
 
     Raises:
-        LaunchError: the port is taken, or the host is none of this machine's.
+        LaunchError: the port is taken, or the host is not an address of this machine.
     """
     try:
-        with socket.create_server((host, port)):  # with SO_REUSEADDR: a port that has just been left is free
+        with socket.create_server((host, port)):  # with SO_REUSEADDR: a port that was closed a moment ago is free
             pass
     except OSError as error:
         raise LaunchError(
-            f"cannot listen on {host} port {port}: {error.strerror or error}; give another --port"
+            f"cannot listen on {host} port {port}: {error.strerror or error}; give another port="
         ) from error
 
 
-def arguments(recipe: Recipe, model: Path, name: str, host: str, port: int, media: Path | None) -> list[str]:
-    """vLLM's command line: the budgets of the recipe, weights in safetensors only."""
-    rl, rollout, budget = recipe.rl, recipe.rl.rollout, recipe.media
-    options = {
-        "model": model,
-        "served-model-name": name,
-        "host": host,
-        "port": port,
-        "load-format": "safetensors",
-        "dtype": recipe.model.dtype,
-        "seed": recipe.seed,
-        "max-model-len": rl.max_prompt_length + recipe.eval.max_tokens,
-        "max-num-seqs": rollout.max_num_seqs,
-        "max-num-batched-tokens": rollout.max_num_batched_tokens,
-        "tensor-parallel-size": rollout.tensor_parallel_size,
-        "generation-config": "vllm",  # what a request leaves out is vLLM's default, not the model's
-        "limit-mm-per-prompt": json.dumps({"image": 0, "video": 1}),
-        "media-io-kwargs": json.dumps({"video": {"fps": budget.fps, "num_frames": budget.max_frames}}),
-    }
-    if media is not None:
-        options["allowed-local-media-path"] = media.absolute()
-    flags = ["--trust-remote-code"] if recipe.model.trust_remote_code else []
-    flags += ["--enforce-eager"] if rollout.enforce_eager else []
+def copies_here(recipe: Recipe) -> int:
+    """Copies of the model that the GPUs of this machine hold, as far as this process may use them; one on a CPU."""
     if recipe.cluster.device == "cpu":
-        options["gpu-memory-utilization"] = rollout.gpu_memory_utilization
-        flags += ["--skip-mm-profiling", "--no-enable-chunked-prefill"]  # launch/verl.py says why
-    return [*(f"--{key}={value}" for key, value in options.items()), *flags]
+        return 1
+    return max(1, len(seen_gpus()) // recipe.vllm.tensor_parallel_size)
 
 
-def request(recipe: Recipe, name: str) -> dict:
-    """An example of a request, with the prompt that the model was trained on."""
-    from data_tools.prompt import VIDEO, messages
-    from data_tools.sample import Sample
+def request(recipe: Recipe, name: str) -> dict[str, Any]:
+    """An example request, with the prompt that the model was trained on."""
+    from data_tools.sample import VIDEO, Sample
 
-    sample = Sample.model_construct(question="Does the camera pan to the left?", options=["Yes", "No"])
-    turns = messages(sample, recipe.data.system, recipe.data.instruction)
+    fields = {"id": "a", "video": "a.mp4", "task": "binary", "answer": "A", "source": "user", "split": "test"}
+    sample = Sample.model_validate({**fields, "question": "Does the camera pan to the left?", "options": ["Yes", "No"]})
+    turns: list[dict[str, Any]] = [*recipe.form.messages(sample)]
     text = turns[-1]["content"].removeprefix(VIDEO)
     clip = {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,..."}}
     turns[-1]["content"] = [clip, {"type": "text", "text": text}]
@@ -78,9 +69,11 @@ def request(recipe: Recipe, name: str) -> dict:
 
 
 def run_server(command: list[str]) -> None:
-    """vLLM's server in this process, until it is ended."""
+    """vLLM's server in this process, until it is stopped."""
     import uvloop
     from vllm.entrypoints.openai import api_server
+
+    import launch.engines.vllm.media  # noqa: F401  # makes the connector of MEDIA_ENV known
 
     api_server.cli_env_setup()
     parsed = api_server.make_arg_parser(api_server.FlexibleArgumentParser()).parse_args(command)
@@ -88,42 +81,28 @@ def run_server(command: list[str]) -> None:
     uvloop.run(api_server.run_server(parsed))
 
 
-@app.command()
-def main(
-    model: Annotated[str, typer.Option(help="run folder, model's folder or hub id")] = "runs/demo/main",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
-    host: Annotated[
-        str, typer.Option(help="address to listen on; any but loopback opens the model to others")
-    ] = "127.0.0.1",
-    media: Annotated[
-        Path | None, typer.Option(help="folder whose clips requests may name as file:// addresses")
-    ] = None,
-    experiment: Annotated[
-        str, typer.Option(help="gives prompt and media budget of a model without a run")
-    ] = "camreasoner",
-) -> None:
-    """Serve a model over HTTP by vLLM's OpenAI-compatible server."""
-    from launch.engine import engine_env
-    from launch.evaluate import model_folder
-    from launch.run import console
+def main(arguments: ServeArguments) -> None:
+    from launch.console import console
+    from launch.engines.environment import engine_env
 
-    try:
-        recipe, weights = chosen_model(model, experiment)
-        require_free(host, port)
-        folder = model_folder(weights)
-    except known_errors() as error:
-        explain(error)
-        sys.exit(1)
-    os.environ.update(engine_env(recipe) | {"VERL_PLATFORM": ""})
-    name = folder.name
-    console.print(f"model {weights}\nserves http://{host}:{port}/v1 once it is loaded; end it with Ctrl-C\na request:")
+    recipe, weights = chosen_model(arguments.model, arguments.experiment)
+    host, port, media = arguments.host, arguments.port, arguments.media
+    require_free(host, port)
+    if arguments.gpus:
+        shared = recipe.vllm.model_copy(update={"tensor_parallel_size": arguments.gpus})
+        recipe = recipe.model_copy(update={"vllm": shared})
+    folder = model_folder(weights)
+    name = folder.name if Path(weights).exists() else weights  # a hub id is served under this id
+    os.environ.update(engine_env(recipe) | {"VERL_PLATFORM": ""} | MEDIA_ENV)
+    console.print(f"model {weights}\nserves http://{host}:{port}/v1 once it is loaded; stop it with Ctrl-C\na request:")
     console.print_json(data=request(recipe, name))
 
-    from launch.predict import prepare
+    from launch.engines.vllm.main import prepare
 
-    prepare(recipe.model_dump(mode="json"))
-    run_server(arguments(recipe, folder, name, host, port, media))
+    prepare(recipe)
+    copies, domains = arguments.copies or copies_here(recipe), arguments.media_domains
+    run_server(server_arguments(recipe, folder, name, host, port, media, copies, domains))
 
 
 if __name__ == "__main__":
-    app()
+    run_command(main, ServeArguments, __doc__)

@@ -3,7 +3,8 @@
 python -m launch.slurm experiment=camreasoner cluster=ray_cluster cluster.nodes=4 runs=/shared/runs ... > train.sbatch
 sbatch --partition=... --time=... train.sbatch
 
-The script ends with its last stage, and the cluster with it. Sent again, it goes on from the last checkpoint.
+The script ends with its last stage, and the cluster with it. Sent again, it resumes from the last checkpoint. With
+names of stages behind it only these run: `sbatch --nodes=1 train.sbatch data model sft` holds no nodes that wait.
 """
 
 import shlex
@@ -13,11 +14,12 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from launch.cluster.jobs import entrypoint
+from launch.command import hydra_command
+from launch.compose import read_recipe
 from launch.errors import LaunchError
-from launch.recipe import ROOT, Recipe, hydra_command, read_recipe
-from launch.submit import entrypoint
-
-STAGES = ("data", "model", "sft", "rl", "merge", "evaluate", "report")
+from launch.recipe import ROOT, Recipe
+from launch.stages import STAGES, nodes
 
 
 def render(recipe: Recipe, overrides: list[str], python: str = "") -> str:
@@ -31,10 +33,13 @@ def render(recipe: Recipe, overrides: list[str], python: str = "") -> str:
     if recipe.cluster.device != "cuda":
         raise LaunchError("cluster.device=cpu: a Slurm script is for GPU nodes, e.g. cluster=ray_cluster")
     python = python or str(ROOT / ".venv" / "bin" / "python")
-    stages = [stage for stage in STAGES if stage != "sft" or recipe.rl.start_epoch]
+    stages = [name for name, stage in STAGES.items() if stage.applies(recipe)]
+    wide = {name: count for name in stages if (count := nodes(name, recipe)) > 1}
+    first = next((place for place, name in enumerate(stages) if nodes(name, recipe) == recipe.cluster.nodes), 0)
     given = [override for override in overrides if not override.startswith("cluster.address=")]
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, keep_trailing_newline=True,
+        loader=FileSystemLoader(Path(__file__).parent / "cluster"),
+        undefined=StrictUndefined, keep_trailing_newline=True,
         trim_blocks=True, lstrip_blocks=True, autoescape=False,  # a shell script; what goes in is quoted below
     )  # fmt: skip
     return environment.get_template("slurm.sh.j2").render(
@@ -44,12 +49,13 @@ def render(recipe: Recipe, overrides: list[str], python: str = "") -> str:
         root=shlex.quote(str(ROOT)),
         ray=shlex.quote(str(Path(python).with_name("ray"))),
         python=shlex.quote(python),
-        commands=[entrypoint(stage, [*given, *_address(stage)], recipe, python) for stage in stages],
+        commands={stage: entrypoint(stage, given, recipe, python) for stage in stages},
+        wide=wide,
+        narrow=[f"{name} {count}" for name in stages if (count := nodes(name, recipe)) < recipe.cluster.nodes],
+        before=stages[:first],
+        fewer=max((wide.get(name, 1) for name in stages[:first]), default=1),
+        after=stages[first:],
     )
-
-
-def _address(stage: str) -> list[str]:
-    return ["cluster.address=auto"] if stage == "rl" else []
 
 
 @hydra_command

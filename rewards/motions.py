@@ -1,4 +1,4 @@
-"""The 15 camera motion primitives of CameraBench, and what each of them does to the picture.
+"""The 15 camera motion primitives of CameraBench, and how the picture moves under each.
 
 An observation states the physical cue, not the name: a pan and a truck both slide the picture sideways and differ by
 parallax alone (under a rotation or a zoom near and far things move alike, under a translation near ones move more).
@@ -27,8 +27,8 @@ PRIMITIVES: tuple[str, ...] = tuple(NAMES)
 
 _OPPOSITE_ENDS = {"in": "out", "up": "down", "left": "right", "cw": "ccw"}
 _OPPOSITE_ENDS |= {end: start for start, end in _OPPOSITE_ENDS.items()}
-_LOOK_ALIKES = {"pan": "truck", "tilt": "pedestal", "zoom": "dolly"}
-_LOOK_ALIKES |= {translation: other for other, translation in _LOOK_ALIKES.items()}
+_CONFUSABLE = {"pan": "truck", "tilt": "pedestal", "zoom": "dolly"}
+_CONFUSABLE |= {translation: other for other, translation in _CONFUSABLE.items()}
 
 # What the picture does under each primitive: (how it moves, whether near things move more than far ones).
 _CUES: dict[str, tuple[str, bool | None]] = {
@@ -68,7 +68,7 @@ def confusable(motion: str) -> str | None:
     None for `static`.
     """
     kind, _, end = motion.partition("_")
-    return f"{_LOOK_ALIKES[kind]}_{end}" if kind in _LOOK_ALIKES else opposite(motion)
+    return f"{_CONFUSABLE[kind]}_{end}" if kind in _CONFUSABLE else opposite(motion)
 
 
 def observation(motion: str, terse: bool = False) -> str:
@@ -80,11 +80,39 @@ def observation(motion: str, terse: bool = False) -> str:
 def stated_motion(text: str) -> str | None:
     """The single primitive whose cue `text` states, whatever its case, spacing and other words.
 
-    None when it states none, only half of one (a slide without its parallax), or several that differ.
+    None if it states none, only half of one (a slide without its parallax), or several that differ.
     """
-    words = " ".join(text.lower().split())
-    moves, depths = set(_MOVES.findall(words)), set(_DEPTHS.findall(words))
+    moves, depths = _stated(text)
     if len(moves) != 1 or len(depths) > 1:
         return None
     parallax = depths.pop() == "near more than far" if depths else None
     return _MOTION_OF_CUE.get((moves.pop(), parallax))
+
+
+def fidelity(text: str, motion: str) -> float:
+    """Share of the clauses that are true: how the picture moves, and whether near things move more than far ones.
+
+    A clause counts where `motion` has it or the text states it; it is true where the text states what `motion` shows
+    and nothing else. So it is 1 where `stated_motion(text) == motion`, and nowhere else.
+
+    Raises:
+        ValueError: an unknown motion.
+
+    Example:
+        >>> fidelity("The picture slides right, near more than far.", "truck_left")
+        1.0
+        >>> fidelity("The picture slides right.", "truck_left")  # true, and half of it
+        0.5
+    """
+    if motion not in _CUES:
+        raise ValueError(f"motion {motion!r}: choose from {', '.join(PRIMITIVES)}")
+    move, parallax = _CUES[motion]
+    shown = ({move}, {_PARALLAX[parallax].removeprefix(", ")} - {""})
+    clauses = [(true, stated) for true, stated in zip(shown, _stated(text)) if true or stated]
+    return sum(true == stated for true, stated in clauses) / len(clauses)
+
+
+def _stated(text: str) -> tuple[set[str], set[str]]:
+    """The movements of the picture, and the parallaxes, that a text states."""
+    words = " ".join(text.lower().split())
+    return set(_MOVES.findall(words)), set(_DEPTHS.findall(words))

@@ -1,7 +1,7 @@
 """The one parser of model responses, shared by synthesis, SFT export, reward, advantage and evaluation.
 
-A response is well formed when every tag of its schema stands exactly once, in order, none inside another, none empty,
-and nothing but white space outside of them (CamReasoner, section 3.2.2, "Format Reward"; made strict, since a regular
+A response is well formed if every tag of its schema appears exactly once, in order, not nested, not empty, with only
+white space outside (CamReasoner, section 3.2.2, "Format Reward"; made strict, since a regular
 expression over the whole text also accepts repeated and empty tags).
 """
 
@@ -16,7 +16,7 @@ SCHEMAS: dict[str, tuple[str, ...]] = {
     "answer": ("answer",),  # VideoChat-R1 without thinking
     "answer_glue": ("answer", "glue"),
 }
-_TAG = re.compile(r"<(/?)(observation|think|answer|glue)>")
+TAG = re.compile(r"<(/?)(observation|think|answer|glue)>")
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,18 @@ def parse(text: str, schema: str = "ota") -> ParsedResponse:
     """Parse `text` (the response alone, without its prompt) by `schema`, in linear time.
 
     Raises:
-        KeyError: unknown schema. Never raises on the text.
+        KeyError: unknown schema. Never because of the text.
+
+    Example:
+        >>> parsed = parse("<think>It grows.</think> <answer>zoom in</answer>", "think_answer")
+        >>> parsed.answer, parsed.spans["answer"]
+        ('zoom in', (33, 40))
+        >>> parse("<answer>zoom in</answer>", "think_answer").error
+        'missing <think>'
     """
     tags = SCHEMAS[schema]
-    # One tag more than a well-formed response holds is enough to know: a megabyte of tags costs no more than ten.
-    found = list(islice(_TAG.finditer(text), 2 * len(tags) + 1))
+    # One tag more than a well-formed response has is enough: a megabyte of tags costs no more than ten.
+    found = list(islice(TAG.finditer(text), 2 * len(tags) + 1))
     expected = [closing + tag for tag in tags for closing in ("", "/")]
     names = [m[1] + m[2] for m in found]
     if names != expected:

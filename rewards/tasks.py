@@ -1,57 +1,83 @@
 """Accuracy of an answer by task, in [0, 1]. Reward and evaluation call the same functions.
 
-An answer that cannot be read is worth 0, whatever it holds; a sample that cannot be scored is an error. Metrics and
+An answer that cannot be read is worth 0; a sample that cannot be scored is an error. Metrics and
 answer formats are those of the data sets' own papers; docs/rewards.md lists them.
 """
 
 import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cache
-from math import isfinite
 from string import ascii_uppercase
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    from rewards.judge import Judge, Unjudged
+from rewards.errors import UserError
+from rewards.geometry import box_iou, union_iou
+from rewards.reading import MAX_ANSWER, boxes, chosen_option, number, spans
 
-MAX_ANSWER = 10_000  # characters; a longer text is no answer, and bounds the time that scoring takes
-
-Span = Sequence[float]  # [start, end] in seconds
-Box = Sequence[float]  # [x0, y0, x1, y1]
+Regression = Literal["mra", "relative_error"]
 
 
-class TaskError(ValueError):
+class TaskError(UserError):
     """A sample that cannot be scored; the message names its id."""
 
 
-def accuracy(answer: str, sample: Mapping[str, Any], glue: str | None = None) -> float:
-    """How right `answer` is, in [0, 1], by the sample's task.
+def accuracy(
+    answer: str,
+    sample: Mapping[str, Any],
+    glue: str | None = None,
+    stemmer: bool = False,
+    regression: Regression = "mra",
+) -> float:
+    """Accuracy of `answer`, in [0, 1], by the sample's task.
 
     Args:
         answer: the text of <answer>.
         sample: a sample's fields: `task`, and what its task needs of `answer`, `options`, `spans`, `boxes`.
-        glue: the text of <glue> (`grounded_qa`); None where the schema has none, and the answer alone counts.
+        glue: the text of <glue> (`grounded_qa`); None if the schema has none: then the answer alone counts.
+        stemmer: whether ROUGE (`open_ended`) compares the stems of English words, as Video-R1's code has it.
+        regression: rule of that task: `mra`, which evaluations take, or `relative_error`, Video-R1's training reward.
 
     Raises:
         ValueError, KeyError: a malformed sample, or a task that needs a judge; never because of `answer` or `glue`.
+
+    Example:
+        >>> accuracy("B. Yes", {"task": "binary", "options": ["No", "Yes"], "answer": "B"})
+        1.0
+        >>> accuracy("5", {"task": "regression", "answer": "4"})
+        0.5
     """
-    if sample["task"] not in _BY_TASK:
-        raise ValueError(f"task {sample['task']!r} has no rule that scores it (choose of {', '.join(_BY_TASK)})")
+    if sample["task"] not in RULES:
+        raise ValueError(f"task {sample['task']!r} has no rule that scores it (choose from {', '.join(RULES)})")
     if len(answer) > MAX_ANSWER:
         answer = ""
-    right = _BY_TASK[sample["task"]](answer, sample)
+    settings: dict[str, dict[str, Any]] = {"open_ended": {"stemmer": stemmer}, "regression": {"rule": regression}}
+    right = RULES[sample["task"]](answer, sample, **settings.get(sample["task"], {}))
     if sample["task"] == "grounded_qa" and glue is not None:
         return (right + glue_iou(glue, sample)) / 2
     return right
 
 
-async def event_recall(caption: str, sample: Mapping[str, Any], judge: "Judge") -> "float | Unjudged":
-    """Share of the sample's events that `caption` entails by `judge` (VideoChat-R1, equation 6); or UNJUDGED."""
-    from rewards.judge import UNJUDGED
+# Tasks whose answer a text about the clip can support; spans, boxes, captions and grades of quality are none.
+TEXT_TASKS = ("binary", "choice", "grounded_qa", "numerical", "regression", "ocr", "open_ended", "math")
 
-    verdicts = await judge.entailed(sample["events"], caption[:MAX_ANSWER])
-    return UNJUDGED if verdicts is UNJUDGED else sum(verdicts) / len(sample["events"])
+# What the rules below read, in the words of an instruction ("give ... in <answer> </answer>").
+_LETTER = "the letter of the right option"
+_BOXES = "in the units of the question"
+ANSWER_FORMS: Mapping[str, str] = {
+    "binary": _LETTER,
+    "choice": _LETTER,
+    "grounded_qa": _LETTER,
+    "quality": _LETTER,
+    "numerical": "the number alone, without a unit",
+    "regression": "the number alone, without a unit",
+    "ocr": "the text alone, as it is written in the video",
+    "open_ended": "the answer in a short phrase or sentence",
+    "math": "the result alone, as a number or formula",
+    "temporal_grounding": "start and end in seconds, as in 12.5 to 17.8",
+    "spatial_grounding": f"the box as [x0, y0, x1, y1], {_BOXES}",
+    "tracking": f"the boxes in order as [[x0, y0, x1, y1], ...], one for each moment asked for, {_BOXES}",
+    "caption": "the description",
+}
 
 
 def check_sample(sample: Mapping[str, Any]) -> None:
@@ -60,6 +86,8 @@ def check_sample(sample: Mapping[str, Any]) -> None:
     Raises:
         TaskError: naming the sample and what is wrong.
     """
+    if (count := len(sample.get("options") or ())) > len(ascii_uppercase):
+        raise TaskError(f"sample {sample.get('id')!r}: {count} options, which 26 letters cannot name")
     try:
         if sample["task"] == "caption":
             right = 1.0 if sample["events"] and all(event.strip() for event in sample["events"]) else 0.0
@@ -67,10 +95,9 @@ def check_sample(sample: Mapping[str, Any]) -> None:
             gold = gold_answer(sample)
             glue = json.dumps(sample["spans"]) if sample["task"] == "grounded_qa" else None
             right = accuracy(gold, sample, glue)
-            if right == 1 and sample.get(
-                "options"
-            ):  # options that differ in case or spacing alone cannot be told apart
-                right = accuracy(sample["options"][ascii_uppercase.index(gold)], sample, glue)
+            if right == 1 and sample.get("options"):  # options must differ in more than case and spacing
+                text = sample["options"][ascii_uppercase.index(gold)]
+                right = accuracy(text, sample, glue) if text.strip().upper() not in tuple(ascii_uppercase) else right
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise TaskError(f"sample {sample.get('id')!r}: {error}") from error
     if right != 1:
@@ -83,50 +110,13 @@ def gold_answer(sample: Mapping[str, Any]) -> str:
     return json.dumps(sample[field]) if field else sample["answer"]
 
 
-# ---------------------------------------------------------------- options
-
-_LETTER = re.compile(r"\(?([A-Za-z])\)?(?:[.):].*)?", re.DOTALL)
-
-
-def chosen_option(answer: str, options: Sequence[str]) -> int | None:
-    """Index of the option that `answer` names by letter ("B", "(b)", "B. Yes") or by its text; None when it names none.
-
-    A letter followed by the text of another option names none.
-    """
-    texts = [_bare(option) for option in options]
-    if (bare := _bare(answer)) and bare in texts:
-        return texts.index(bare)
-    match = _LETTER.fullmatch(answer.strip())
-    if match is None or (index := ascii_uppercase.index(match[1].upper())) >= len(options):
-        return None
-    rest = _bare(answer.strip()[match.end(1) :].lstrip(").: "))
-    return index if rest in ("", texts[index]) else None
-
-
-def _bare(text: str) -> str:
-    """Without case, outer white space and a full stop at its end."""
-    return text.strip().casefold().rstrip(".")
-
-
 def _option(answer: str, sample: Mapping[str, Any]) -> float:
     gold, options = sample["answer"], sample["options"]
     if len(gold) != 1 or gold not in ascii_uppercase[: len(options)]:
-        raise ValueError(f"gold answer {gold!r} is no letter of the {len(options)} options")
-    return float(chosen_option(answer, options) == ascii_uppercase.index(gold))
-
-
-# ---------------------------------------------------------------- numbers
-
-_NUMBER = re.compile(r"[-+]?(?=\.?[0-9])(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]{1,3})?")
-
-
-def number(text: str) -> float | None:
-    """The one number that `text` is, with or without thousands separators; None when it is none, or infinite."""
-    text = text.strip().removesuffix(".")
-    if _NUMBER.fullmatch(text) is None:
-        return None
-    value = float(text.replace(",", ""))
-    return value if isfinite(value) else None
+        raise ValueError(f"gold answer {gold!r} is not a letter of the {len(options)} options")
+    chosen = chosen_option(answer, options)
+    # Of equal options (a few questions of published sets have some) either counts.
+    return float(chosen is not None and options[chosen] == options[ascii_uppercase.index(gold)])
 
 
 def mra(predicted: float, gold: float) -> float:
@@ -143,7 +133,7 @@ def mra(predicted: float, gold: float) -> float:
 def _number_of(sample: Mapping[str, Any]) -> float:
     gold = number(sample["answer"])
     if gold is None:
-        raise ValueError(f"gold answer {sample['answer']!r} is no number")
+        raise ValueError(f"gold answer {sample['answer']!r} is not a number")
     return gold
 
 
@@ -153,9 +143,21 @@ def _numerical(answer: str, sample: Mapping[str, Any]) -> float:
     return 0.0 if predicted is None else float(round(predicted, 2) == round(gold, 2))
 
 
-def _regression(answer: str, sample: Mapping[str, Any]) -> float:
+def closeness(predicted: float, gold: float) -> float:
+    """1 - |predicted - gold| / |gold|, at least 0 (Video-R1's training reward). A gold of 0 is met by 0 alone.
+
+    Example:
+        >>> [closeness(said, 4) for said in (4, 5, 0.5, 9)]
+        [1.0, 0.75, 0.125, 0.0]
+    """
+    return float(predicted == 0) if gold == 0 else max(0.0, 1.0 - abs(predicted - gold) / abs(gold))
+
+
+def _regression(answer: str, sample: Mapping[str, Any], rule: Regression = "mra") -> float:
     gold, predicted = _number_of(sample), number(answer)
-    return 0.0 if predicted is None else mra(predicted, gold)
+    if predicted is None:
+        return 0.0
+    return mra(predicted, gold) if rule == "mra" else closeness(predicted, gold)
 
 
 # ---------------------------------------------------------------- texts
@@ -167,26 +169,27 @@ def _ocr(answer: str, sample: Mapping[str, Any]) -> float:
 
     if not sample["answer"].strip():
         raise ValueError("the gold answer is empty")
-    return max(0.0, 1.0 - wer(sample["answer"], answer))
+    return max(0.0, 1.0 - float(wer(sample["answer"], answer)))
 
 
-def _open_ended(answer: str, sample: Mapping[str, Any]) -> float:
+def _open_ended(answer: str, sample: Mapping[str, Any], stemmer: bool = False) -> float:
     """Mean F of ROUGE-1, ROUGE-2 and ROUGE-L (Video-R1); without ROUGE-2 where the gold answer is a single word."""
-    scorer, words = _rouge()
+    scorer, words = _rouge(stemmer)
     size = len(words.tokenize(sample["answer"]))
     if size == 0:
-        raise ValueError(f"gold answer {sample['answer']!r} holds no word that ROUGE can count")
+        raise ValueError(f"gold answer {sample['answer']!r} has no word that ROUGE can count")
     scores = scorer.score(sample["answer"], answer)
     names = ("rouge1", "rouge2", "rougeL") if size > 1 else ("rouge1", "rougeL")
-    return sum(scores[name].fmeasure for name in names) / len(names)
+    return float(sum(scores[name].fmeasure for name in names) / len(names))
 
 
 @cache
-def _rouge() -> tuple[Any, Any]:
+def _rouge(stemmer: bool) -> tuple[Any, Any]:
     from rouge_score.rouge_scorer import RougeScorer
-    from rouge_score.tokenizers import DefaultTokenizer
 
-    words = DefaultTokenizer(use_stemmer=False)  # the Porter stemmer recurses: a word of a thousand y's overflows it
+    from rewards.words import Words
+
+    words = Words(stemmer)
     return RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=words), words
 
 
@@ -196,84 +199,8 @@ def _math(answer: str, sample: Mapping[str, Any]) -> float:
     return float(equal(answer, sample["answer"]))
 
 
-# ---------------------------------------------------------------- spans and boxes
-
-_TO = re.compile(r"([0-9.]+) ?(?:s|sec|seconds)? ?(?:to|-|–|,) ?([0-9.]+) ?(?:s|sec|seconds)?")
-_AS_JSON = str.maketrans("()'", '[]"')  # Python's tuples and quotes
-
-
-def spans(text: str) -> list[Span] | None:
-    """The spans that `text` is: "12.5 to 17.8", "[(5.2, 10.4), (12, 13)]", '{"time": [5.2, 10.4]}'.
-
-    None when it is none, or one of them is no 0 <= start < end.
-    """
-    if match := _TO.fullmatch(" ".join(text.lower().split()).removesuffix(".")):
-        found = [[number(match[1]), number(match[2])]]
-    else:
-        found = _literal(text)
-        if isinstance(found, dict):
-            found = found.get("time")
-        if _numbers(found, 2):
-            found = [found]
-    if not isinstance(found, list) or not found or not all(_numbers(span, 2) for span in found):
-        return None
-    return found if all(0 <= start < end for start, end in found) else None
-
-
-def temporal_iou(predicted: Span, gold: Span) -> float:
-    """Intersection over union of two spans (VideoChat-R1, equation 4)."""
-    return union_iou([predicted], [gold])
-
-
-def union_iou(predicted: Sequence[Span], gold: Sequence[Span]) -> float:
-    """Intersection over union of all that `predicted` covers and all that `gold` covers, in seconds."""
-    predicted, gold = _merged(predicted), _merged(gold)
-    common = sum(max(0.0, min(p[1], g[1]) - max(p[0], g[0])) for p in predicted for g in gold)
-    covered = sum(end - start for start, end in predicted) + sum(end - start for start, end in gold) - common
-    return min(1.0, common / covered)
-
-
-def _merged(spans: Sequence[Span]) -> list[Span]:
-    merged: list[list[float]] = []
-    for start, end in sorted(spans):
-        if merged and start <= merged[-1][1]:
-            merged[-1][1] = max(end, merged[-1][1])
-        else:
-            merged.append([start, end])
-    return merged
-
-
-def boxes(text: str, count: int) -> list[Box | None] | None:
-    """The `count` boxes that `text` is, in order: "[[x0, y0, x1, y1], ...]" or '{"boxes": {"1": [...], ...}}'.
-
-    A single one may also be "[x0, y0, x1, y1]" or '{"boxes": [...]}'. In a list of `count` all must be there; by frame
-    number (from 1) the missing ones are None. None when it is none of these.
-    """
-    found = _literal(text)
-    if isinstance(found, dict):
-        found = found.get("boxes")
-    if isinstance(found, dict):
-        found = [found.get(str(frame)) for frame in range(1, count + 1)]
-    elif _numbers(found, 4):
-        found = [found]
-    if not isinstance(found, list) or len(found) != count:
-        return None
-    return [box if _numbers(box, 4) else None for box in found]
-
-
-def box_iou(predicted: Box, gold: Box) -> float:
-    """Intersection over union of two boxes; 0 where `predicted` has no area."""
-    width, height = predicted[2] - predicted[0], predicted[3] - predicted[1]
-    if width <= 0 or height <= 0:
-        return 0.0
-    common = max(0.0, min(predicted[2], gold[2]) - max(predicted[0], gold[0]))
-    common *= max(0.0, min(predicted[3], gold[3]) - max(predicted[1], gold[1]))
-    covered = width * height + (gold[2] - gold[0]) * (gold[3] - gold[1]) - common
-    return min(1.0, common / covered)
-
-
 def glue_iou(glue: str, sample: Mapping[str, Any]) -> float:
-    """IoU of unions of the spans in <glue> and the sample's (VideoChat-R1, grounded QA); 0 when it is no spans."""
+    """IoU of unions of the spans in <glue> and the sample's (VideoChat-R1, grounded QA); 0 if it is not spans."""
     predicted = spans(glue) if len(glue) <= MAX_ANSWER else None
     return union_iou(predicted, sample["spans"]) if predicted else 0.0
 
@@ -283,40 +210,16 @@ def _temporal(answer: str, sample: Mapping[str, Any]) -> float:
 
 
 def _boxes(answer: str, sample: Mapping[str, Any]) -> float:
-    """Mean IoU over the gold boxes: one, or one per frame. A frame without a box counts 0."""
+    """Mean IoU over the gold boxes: one, or one per frame (by `extras.seconds`, if any). A missing one counts 0."""
     gold = sample["boxes"]
     if not gold:
-        raise ValueError("there is no gold box")
-    predicted = boxes(answer, len(gold)) or [None] * len(gold)
+        raise ValueError("the sample has no gold box")
+    numbers = sample.get("extras", {}).get("seconds")
+    predicted = boxes(answer, len(gold), numbers) or [None] * len(gold)
     return sum(box_iou(p, g) for p, g in zip(predicted, gold) if p is not None) / len(gold)
 
 
-def _literal(text: str) -> Any:
-    """JSON, or the same in Python's tuples and quotes, all numbers as floats; None when it is neither."""
-    try:
-        return json.loads(
-            text.translate(_AS_JSON), parse_int=float, parse_constant=_refuse, object_pairs_hook=_without_repetition
-        )
-    except (ValueError, RecursionError):
-        return None
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(constant)  # NaN, Infinity
-
-
-def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(dict(pairs)) < len(pairs):
-        raise ValueError("a key stands twice")
-    return dict(pairs)
-
-
-def _numbers(value: Any, count: int) -> bool:
-    """Whether `value` is a list of `count` finite numbers."""
-    return isinstance(value, list) and len(value) == count and all(type(v) is float and isfinite(v) for v in value)
-
-
-_BY_TASK: dict[str, Callable[[str, Mapping[str, Any]], float]] = {
+RULES: dict[str, Callable[..., float]] = {
     "binary": _option,
     "choice": _option,
     "numerical": _numerical,

@@ -1,13 +1,14 @@
-"""VideoP2R's process-aware rewards: perception and reasoning apart (sections 3.2.2 and 3.2.3, equations 3 to 5)."""
+"""VideoP2R's "process-aware" rewards: perception and reasoning apart (sections 3.2.2, 3.2.3, equations 3 to 5)."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from rewards.response import parse
-from rewards.tasks import accuracy
+from rewards.response import ParsedResponse
+from rewards.tasks import Regression, accuracy
 
 if TYPE_CHECKING:
-    from rewards.judge import Judge
+    from rewards.judges.protocol import Judge
+    from rewards.judges.sufficiency import ShowAnswer
 
 COMPONENTS = (
     *("score", "perception", "perception_accuracy", "perception_format", "perception_length"),
@@ -17,34 +18,37 @@ COMPONENTS = (
 
 
 async def reward(
-    response: str,
+    response: ParsedResponse,
     sample: Mapping[str, Any],
     *,
     judge: "Judge",
     lengths: Mapping[str, int] | None = None,
     length_reward: float = 0.2,
-    perception_length: Sequence[int] = (128, 320),
-    reasoning_length: Sequence[int] = (320, 512),
-    sufficient: float = 0.5,
-    score: str = "both",
-    schema: str = "ota",
+    perception_length: tuple[int, int] = (128, 320),
+    reasoning_length: tuple[int, int] = (320, 512),
+    sufficient: float = 0.75,
+    show_answer: Literal["never", "open_ended", "always"] = "open_ended",
+    score: Literal["both", "perception", "reasoning"] = "both",
+    stemmer: bool = False,
+    regression: Regression = "relative_error",
 ) -> dict[str, float]:
     """R_k = R_acc,k + R_form,k + R_len,k for k in perception, reasoning (equation 5).
 
-    A malformed response has no two processes: it earns 0 for both.
+    A malformed response has no segments: it earns 0 for both.
 
     Args:
-        response: the response alone.
+        response: as parsed by its schema.
         sample: a sample's fields, of any task that a rule scores.
-        judge: is asked which answer the observation alone supports; it sees neither the clip nor the right answer.
-        lengths: tokens of the two processes, {"perception": n, "reasoning": n} (`rewards.segments.segment_lengths`).
-        length_reward: R_len of a process whose accuracy and format are not 0 and whose tokens lie within its bounds.
+        judge: is asked what the observation alone supports; it does not see the clip.
+        lengths: tokens of the two segments, {"perception": n, "reasoning": n} (`rewards.segments.segment_lengths`).
+        length_reward: R_len of a segment whose accuracy and format are not 0 and whose tokens lie within its bounds.
         perception_length, reasoning_length: these bounds, both included.
-        sufficient: accuracy from which on the judged answer makes the perception right; equation 3 knows right and
-            wrong alone, while an answer that is no option may be right in part.
+        sufficient: accuracy from which on the answer that the judge finds makes the perception right; equation 3 knows
+            right and wrong alone, while an answer that is no option may be right in part.
+        show_answer: to which tasks the judge is shown the right answer instead (`rewards.judges.sufficiency`).
         score: what `score` holds, which is what estimators of one advantage take: the sum of `both` rewards, or
             `perception` or `reasoning` alone (table 2, without the other).
-        schema: of the response.
+        stemmer, regression: how open answers and numbers are compared (`rewards.tasks.accuracy`).
 
     Returns:
         `perception`, `reasoning`, `score` and their parts. `unjudged` is 1 where the judge gave no
@@ -53,6 +57,17 @@ async def reward(
     Raises:
         ValueError, KeyError: a malformed sample or setting, or no `lengths` although they are rewarded.
         JudgeError: by the judge.
+
+    Example:
+        >>> import asyncio
+        >>> from rewards.judges.rules import RuleJudge
+        >>> from rewards.response import parse
+        >>> sample = {"task": "binary", "options": ["No", "Yes"], "answer": "B", "extras": {"asked": "zoom_in"}}
+        >>> seen = "The picture grows, near and far alike."  # zoom in, not dolly in
+        >>> response = parse(f"<observation>{seen}</observation><think>t</think><answer>No</answer>")
+        >>> scored = asyncio.run(reward(response, sample, judge=RuleJudge(), length_reward=0))
+        >>> scored["perception"], scored["reasoning"]  # what it saw was right, what it concluded was not
+        (2.0, 1.0)
     """
     if score not in ("both", "perception", "reasoning"):
         raise ValueError(f"score={score}: choose both, perception or reasoning")
@@ -60,22 +75,21 @@ async def reward(
         raise ValueError("videop2r rewards lengths in tokens: give `lengths`, or set length_reward to 0")
     tokens = lengths or {"perception": 0, "reasoning": 0}
     components = dict.fromkeys(COMPONENTS, 0.0)
-    components |= {f"{process}_tokens": float(tokens[process]) for process in ("perception", "reasoning")}
-    parsed = parse(response, schema)
-    if not parsed.ok:
+    components |= {f"{segment}_tokens": float(tokens[segment]) for segment in ("perception", "reasoning")}
+    if not response.ok:
         return components
 
-    def length(acc: float, process: str, bounds: Sequence[int]) -> float:
-        return length_reward if acc > 0 and bounds[0] <= tokens[process] <= bounds[1] else 0.0
+    def length(acc: float, segment: str, bounds: Sequence[int]) -> float:
+        return length_reward if acc > 0 and bounds[0] <= tokens[segment] <= bounds[1] else 0.0
 
-    acc_p = await _perception_accuracy(parsed.observation, sample, judge, sufficient)
-    unjudged, acc_p = acc_p is None, acc_p or 0.0
-    acc_r = accuracy(parsed.answer, sample)
+    seen = response.parts["observation"]
+    acc_p, unjudged = await _perception_accuracy(seen, sample, judge, sufficient, show_answer)
+    acc_r = accuracy(response.parts["answer"], sample, stemmer=stemmer, regression=regression)
     len_p, len_r = length(acc_p, "perception", perception_length), length(acc_r, "reasoning", reasoning_length)
     perception, reasoning = acc_p + 1.0 + len_p, acc_r + 1.0 + len_r
     scores = {"both": perception + reasoning, "perception": perception, "reasoning": reasoning}
     return components | {
-        **{"score": scores[score], "unjudged": float(unjudged)},
+        **{"score": scores[score], "unjudged": unjudged},
         **{"perception": perception, "perception_accuracy": acc_p, "perception_format": 1.0},
         **{"perception_length": len_p, "reasoning_length": len_r},
         **{"reasoning": reasoning, "accuracy": acc_r, "format": 1.0},
@@ -83,12 +97,11 @@ async def reward(
 
 
 async def _perception_accuracy(
-    observation: str, sample: Mapping[str, Any], judge: "Judge", sufficient: float
-) -> float | None:
-    """1 when the answer that the observation alone supports is right (equation 3), else 0; None without a verdict."""
-    from rewards.judge import UNJUDGED
+    observation: str, sample: Mapping[str, Any], judge: "Judge", sufficient: float, show_answer: "ShowAnswer"
+) -> tuple[float, float]:
+    """R_acc,P of equation 3, and 1 where the judge gave no verdict."""
+    from rewards.judges.protocol import Unjudged
+    from rewards.judges.sufficiency import why_insufficient
 
-    answer = await judge.answer_from_text(observation, sample)
-    if answer is UNJUDGED:
-        return None
-    return 0.0 if answer is None else float(accuracy(answer, sample) >= sufficient)
+    reason = await why_insufficient(observation, sample, judge, sufficient, show_answer)
+    return (0.0, 1.0) if isinstance(reason, Unjudged) else (float(reason is None), 0.0)

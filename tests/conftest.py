@@ -2,6 +2,11 @@
 
 import os
 
+import pytest
+from hypothesis import settings
+
+settings.register_profile("no deadline", deadline=None)  # a busy machine is no fault of the code
+settings.load_profile("no deadline")
 os.environ.update(
     {
         "VERL_PLATFORM": "cpu",
@@ -17,6 +22,12 @@ os.environ.update(
         "TORCH_COMPILE_DISABLE": "1",
     }
 )
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage that begins counts idle cores for a moment, which hundreds of tests need not wait for."""
+    monkeypatch.setattr("launch.load.SECONDS", 0.0)
 
 
 def pytest_collection_modifyitems(items: list) -> None:

@@ -15,14 +15,23 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
+from data_tools.cli import parse as parse_arguments
+from data_tools.download import DownloadArguments
+from data_tools.run_folder import SPLITS
 from data_tools.sample import parse_sample
 from data_tools.sources import named
-from launch.recipe import ROOT, read_recipe
+from launch.compose import flat, read_recipe
+from launch.overrides import quoted
+from launch.recipe import ROOT
+from launch.recipe_data import SourceFile
+from launch.recipe_eval import EvalSet, Images, Media
+from rewards.response import parse
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TOUR = ROOT / "docs" / "tour"  # the recorded report of a run, with its tables
+PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").rglob("*.md") if TOUR not in page.parents)]
 RECIPES = ROOT / "recipes"
 FOLDERS = ("data_tools", "evaluation", "launch", "rewards")
-OPTIONS = {path.name for path in RECIPES.iterdir() if path.is_dir()} - {"local", "synthesis"}
+OPTIONS = {path.name for path in RECIPES.iterdir() if path.is_dir()} - {"local", "hydra"}
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
 LEFT_OUT = re.compile(r"…|\.\.\.")  # what a command does not spell out
@@ -134,8 +143,12 @@ def test_make_commands(command, recipes):
         assert re.search(rf"\$\({name}\)|^{name} ", makefile, re.MULTILINE), f"{name} is no variable of the Makefile"
     goals = [word for word in words if "=" not in word]
     assert set(goals) <= set(targets)
+    if goals == ["bench"]:
+        assert all((ROOT / "tests" / "bench" / f"{part}.py").exists() for part in given.get("ARGS", "").split())
+        return
     if "SOURCE" in given:
         assert not given["SOURCE"] or named(given["SOURCE"])
+        parse_arguments(DownloadArguments, [f"source={given['SOURCE']}", *given.get("ARGS", "").split()])
         return
     overrides = [f"{name.lower()}={given[name]}" for name in ("EXPERIMENT", "NAME", "SEED") if given.get(name)]
     check_overrides(recipes, [*given.get("ARGS", "").split(), *overrides])
@@ -144,6 +157,8 @@ def test_make_commands(command, recipes):
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c[1] == "python"], ids=" ".join)
 def test_python_commands(command, recipes):
     module, words = command[3], [word for word in command[4:] if word]
+    if module == "venv":
+        return
     path = ROOT / module.replace(".", "/")
     path = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
     assert path.exists(), module
@@ -152,12 +167,8 @@ def test_python_commands(command, recipes):
         assert flag in ("help", "cfg") or re.search(rf"\b{flag.replace('-', '[_-]')}\b", source), f"--{flag}"
     given = [word for word in words if re.match(r"\+?[\w.]+=", word)]
     if module == "data_tools.sources":
-        assert named(words[0])
-    elif module == "data_tools.synthesis":
-        known = keys_of("synthesis")
-        assert (RECIPES / "synthesis" / f"{words[0]}.yaml").exists()
-        assert [word for word in given if f"synthesis.{word.split('=')[0]}" not in known | CLIENT] == []
-    elif module.startswith("launch."):
+        assert named(dict(word.split("=", 1) for word in given)["source"])
+    elif module.startswith("launch.") and "run_command" not in source:
         check_overrides(recipes, [word for word in given if not word.startswith("sweep.")])
     else:
         for word in given:
@@ -165,11 +176,10 @@ def test_python_commands(command, recipes):
             assert re.search(rf"\b{key}\b", source), f"{module} knows no {key}"
 
 
-CLIENT = {f"synthesis.{part}.{key}" for part in ("endpoint", "judge") for key in ("max_cost", "api_key_env", "name")}
-
-
 def check_overrides(recipes: Path, words: list[str]) -> None:
     """A recipe of these overrides, the first of several values: its keys, options and types are checked."""
+    words = [word for word in words if not word.startswith(("hydra/", "hydra."))]  # Hydra's own
+    words = quoted(["-m", *words])[1:]  # as the commands do
     parsed = OverridesParser.create().parse_overrides(words)
     firsts = [
         f"{one.get_key_element()}={next(one.sweep_string_iterator())}" if one.is_sweep_override() else one.input_line
@@ -182,8 +192,9 @@ def check_overrides(recipes: Path, words: list[str]) -> None:
 def whole(recipes: Path, overrides: tuple[str, ...]) -> None:
     with initialize_config_dir(str(recipes), version_base="1.3"):
         config = compose("config", list(overrides))
-    for key in OmegaConf.missing_keys(config):  # the reader's to give
-        OmegaConf.update(config, key, "given")
+    for key, value in flat(OmegaConf.to_container(config, resolve=False)):
+        if value == "???":  # the reader's to give
+            OmegaConf.update(config, key, "given")
     read_recipe(config)
 
 
@@ -199,7 +210,9 @@ def keys(path: Path) -> list[tuple[str, int]]:
             yield f"{prefix}{key.value}", key.start_mark.line
             yield from walk(value, f"{prefix}{key.value}.")
 
-    return [(key, line) for key, line in walk(yaml.compose(path.read_text()), "") if key != "defaults"]
+    return [
+        (key, line) for key, line in walk(yaml.compose(path.read_text()), "") if key not in ("defaults", "_target_")
+    ]
 
 
 @cache
@@ -246,11 +259,22 @@ def test_every_key_is_explained(path):
     if whole_recipe(path):  # what it sets are keys of the groups
         known = {key for group in GROUPS for key in keys_of(group)} | GROUPS
         top = {key for key, _ in keys(RECIPES / "config.yaml")}
-        assert [key for key, _ in keys(path) if key not in known | top] == []
+        of_a_set = {f"eval.sets.{key}" for key in EvalSet.model_fields}  # whatever the set is called
+        of_a_set |= {f"eval.sets.media.{key}" for key in Media.model_fields}
+        of_a_set |= {f"eval.sets.media.images.{key}" for key in Images.model_fields}
+        of_a_set |= {f"data.files.{split}.{key}" for split in SPLITS for key in SourceFile.model_fields}
+        of_a_set |= {f"data.media.{key}" for key in Media.model_fields}
+        plain = {key: re.sub(r"^(eval\.sets|eval\.models|data\.media)\.\w+", r"\1", key) for key, _ in keys(path)}
+        own = {
+            key for key in plain if key.partition(".")[0] == group_of(path)
+        }  # of a group that sets others' keys, too
+        assert own <= explained(path) | {group_of(path)}
+        assert [key for key, name in plain.items() if name not in known | top | of_a_set | own] == []
         return
-    home = path if path.parent == RECIPES else file_of(group_of(path))
+    home = path if path.parent == RECIPES or group_of(path) == "hydra" else file_of(group_of(path))
     there = {key for key, _ in keys(home)}
-    assert [key for key, _ in keys(path) if key not in (explained(home) if key in there else explained(path))] == []
+    shown = [key for key, _ in keys(path) if not key.startswith("sets.") or path == home]  # docs/evaluation.md has them
+    assert [key for key in shown if key not in (explained(home) if key in there else explained(path))] == []
 
 
 def test_a_key_without_a_comment_is_found(tmp_path):
@@ -274,11 +298,29 @@ def test_keys_that_are_named_exist(page):
 def test_options_that_are_named_exist(recipes):
     for page in PAGES:
         for group, name in re.findall(rf"(?<![\w.])({'|'.join(sorted(OPTIONS))})=([a-z][\w/]*)", " ".join(code(page))):
-            if (group, name) != ("judge", "recorded"):  # rewards.replay's own
+            # A run folder is a model of launch.ask and launch.serve.
+            if (group, name) != ("judge", "recorded") and not name.startswith(
+                "runs/"
+            ):  # evaluation.rollouts.replay's own
                 assert (recipes / group / f"{name}.yaml").exists(), f"{page.name}: {group}={name}"
 
 
 # ------------------------------------------------------------------ messages, code
+
+
+def test_benchmarks_lie_where_the_sets_of_the_studies_look():
+    page = (ROOT / "docs" / "evaluation.md").read_text()
+    rows = re.findall(
+        r"^\| `(\w+)` \| (`.+?`) \| ", page.partition("### Where the studies' benchmarks lie")[2], re.MULTILINE
+    )
+    told = {f"{folder}/{file}" for folder, files in rows for file in re.findall("`(.+?)`", files)}
+    sets = [
+        yaml.safe_load(path.read_text())["sets"]
+        for path in (RECIPES / "eval").glob("*.yaml")
+        if "root: ???" in path.read_text()
+    ]
+    looked = {chosen["files"].removeprefix("${eval.root}/") for each in sets for chosen in each.values() if chosen}
+    assert told == {path for path in looked if not path.startswith("${data.labels}")}
 
 
 def test_messages_are_those_of_the_code(recipes):
@@ -306,9 +348,9 @@ def test_the_reward_of_the_how_to_works():
     space: dict = {}
     exec(compile(source, "docs/howto.md", "exec"), space)
     sample = {"id": "a1", "task": "binary", "options": ["Yes", "No"], "answer": "A"}
-    right = "<observation>a</observation><think>one two three</think><answer>Yes</answer>"
+    right = parse("<observation>a</observation><think>one two three</think><answer>Yes</answer>")
     assert space["reward"](right, sample, word_price=0.1)["score"] == pytest.approx(0.7)
-    assert space["reward"]("Yes", sample) == {"score": 0.0, "accuracy": 0.0, "format": 0.0}
+    assert space["reward"](parse("Yes"), sample) == {"score": 0.0, "accuracy": 0.0, "format": 0.0}
 
 
 def test_the_samples_of_the_how_to_are_samples():

@@ -1,65 +1,73 @@
 """Published data sets as samples: one small module per format, each record a sample or a line of the quarantine."""
 
-import json
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
 
-from data_tools.sample import RecordError, Sample, first_fault
-from data_tools.sources import camerabench, problems, sharegpt, videochat_r1
-from data_tools.sources.source import Item, Source, SourceError
+from data_tools.quarantine import Rejected
+from data_tools.sample import FieldError, Sample, first_fault
+from data_tools.sources import camerabench, problems, sharegpt, table, trainers, videochat_r1
+from data_tools.sources.base import Item, Source, SourceError
 
 SOURCES: dict[str, Source] = {
-    source.name: source for module in (camerabench, problems, sharegpt, videochat_r1) for source in module.SOURCES
+    source.name: source
+    for module in (camerabench, problems, sharegpt, table, trainers, videochat_r1)
+    for source in module.SOURCES
 }
 
-
-@dataclass(frozen=True)
-class Rejected:
-    """A line of a quarantine: the file and the record in it, the field, and what is wrong with it."""
-
-    file: str
-    record: str
-    field: str
-    reason: str
-
-    def line(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False) + "\n"
+LABELS = (".json", ".jsonl", ".csv", ".tsv", ".parquet")  # in a folder of label files
 
 
 def named(name: str) -> Source:
     """The source of that name.
 
     Raises:
-        SourceError: naming those that there are.
+        SourceError: naming the known ones.
     """
     if name not in SOURCES:
-        raise SourceError(f"{name!r} is no source; choose of {', '.join(sorted(SOURCES))}")
+        raise SourceError(f"{name!r} is not a known source; choose from {', '.join(sorted(SOURCES))}")
     return SOURCES[name]
 
 
-def read(
-    source: Source, path: Path, split: str, quarantine: Callable[[Rejected], None], folder: str = ""
+def read_source(
+    source: Source,
+    path: Path,
+    split: str,
+    quarantine: Callable[[Rejected], object],
+    folder: str = "",
+    names: Mapping[Path, str] | None = None,
 ) -> Iterator[Sample]:
     """Stream the samples of a published file, or of a folder of them, in order.
 
-    Each record gives a sample or one call of `quarantine`, except those that hold several questions: they count as
-    many.
+    Each record gives a sample or one call of `quarantine`; a record of several questions counts as several.
+
+    Example:
+        >>> import json
+        >>> from tempfile import TemporaryDirectory
+        >>> content = {"AB": {"duration": 9.0, "timestamps": [[1, 2]], "sentences": ["A door opens."]}}
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder, "train.json")
+        ...     _ = path.write_text(json.dumps(content))
+        ...     (sample,) = read_source(named("charades_sta"), path, "rl", print)
+        >>> sample.video, sample.spans
+        ('AB.mp4', [[1.0, 2.0]])
 
     Args:
         split: of all samples.
         folder: where the source's videos lie under the media root; put before the published paths.
+        names: of the files, for the ids of records that have none; None: by `names_of` this file or folder alone.
 
     Raises:
         SourceError: the file is missing or broken, or its first record is not what the source publishes.
     """
+    names = names_of(files_of(path)) if names is None else names
     for number, item in enumerate(source.items(path)):
         try:
-            yield _sample(source, item, split, folder)
+            yield _sample(source, item, split, folder, names)
         except ValidationError as error:
             drifted = error.errors(include_url=False, include_input=False)[0]["type"] in ("missing", "model_type")
             fault = first_fault(error)
@@ -70,17 +78,39 @@ def read(
                     "is it another set's file, or has its form changed?"
                 ) from error
             quarantine(Rejected(str(item.file), item.place, fault.field, fault.reason))
-        except RecordError as fault:
+        except FieldError as fault:
             quarantine(Rejected(str(item.file), item.place, fault.field, fault.reason))
 
 
-def _sample(source: Source, item: Item, split: str, folder: str) -> Sample:
-    if isinstance(item.content, RecordError):
+def files_of(path: Path) -> list[Path]:
+    """The label files of a published file or folder."""
+    return sorted(file for file in path.rglob("*") if file.suffix in LABELS) if path.is_dir() else [path]
+
+
+def names_of(files: Sequence[Path]) -> dict[Path, str]:
+    """File -> its stem, behind the names of as many folders as tell it from the others of the same stem.
+
+    Example:
+        >>> list(names_of([Path("a/train.json"), Path("b/train.json"), Path("b/test.json")]).values())
+        ['a-train', 'b-train', 'test']
+    """
+    tails = {
+        file: ["-".join(file.with_suffix("").parts[-length:]) for length in range(1, len(file.parts) + 1)]
+        for file in files
+    }
+    counts = Counter(tail for of_file in tails.values() for tail in of_file)
+    return {file: next((tail for tail in of_file if counts[tail] == 1), file.name) for file, of_file in tails.items()}
+
+
+def _sample(source: Source, item: Item, split: str, folder: str, names: Mapping[Path, str]) -> Sample:
+    if isinstance(item.content, FieldError):
         raise item.content
     fields: dict[str, Any] = source.record.model_validate(item.content).fields(item)
-    if fields["video"]:
+    if fields.get("video"):
         fields["video"] = str(PurePosixPath(folder, fields["video"]))  # an absolute one stays so, and is refused
-    own = {"id": f"{item.file.stem}-{item.place}", "source": source.name, "split": split}
+    if images := fields.get("images"):
+        fields["images"] = [str(PurePosixPath(folder, image)) for image in images]
+    own = {"id": f"{names.get(item.file, item.file.stem)}-{item.place}", "source": source.name, "split": split}
     return Sample.model_validate(own | fields)
 
 

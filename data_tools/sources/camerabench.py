@@ -1,5 +1,7 @@
 """CameraBench (arXiv 2504.15376): the official labels of its test set, as its evaluation code publishes them.
 
+That code is the folder camerabench/ of github.com/linzhiqiu/t2v_metrics.
+
 Questions are answered Yes or No; options stand in CamReasoner's order, No before Yes. Some published files name videos
 by a path on their authors' machine; a video's name is what identifies it, so that is what is kept.
 """
@@ -8,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from data_tools.sources.files import json_array, json_lines
-from data_tools.sources.source import Item, Record, Source, yes_or_no
+from data_tools.sources.base import Item, Record, Source, yes_or_no
+from data_tools.sources.readers import json_array, json_lines
 
 # The published name of each primitive -> ours (rewards/motions.py).
 PRIMITIVES = {
@@ -108,14 +110,16 @@ def _four_of_each(path: Path) -> Iterator[Item]:
 _HUB = (("syCen/Videos4CameraBench", ("*",)),)
 _MEDIA = "the 1,071 test videos, side by side: <name>.mp4"
 _LICENCE = "CC-BY-4.0"
+_CODE = "github.com/linzhiqiu/t2v_metrics: camerabench"
 SOURCES = (
     Source(
         name="camerabench_binary",
         title="CameraBench, binary classification: 15 primitives, 7,679 questions",
         items=json_lines,
         record=Binary,
+        tasks=("binary",),
         licence=_LICENCE,
-        labels="binary_classification/*.jsonl of the evaluation code (one file, or the folder)",
+        labels=f"{_CODE}/binary_classification/*.jsonl (one file, or the folder)",
         media=_MEDIA,
         hub=_HUB,
     ),
@@ -124,8 +128,9 @@ SOURCES = (
         title="CameraBench, VQA and retrieval: 3,543 pairs in 9 skills, four answers each",
         items=_four_of_each,
         record=Pair,
+        tasks=("binary",),
         licence=_LICENCE,
-        labels="vqa_and_retrieval/<skill>/*.jsonl of the evaluation code (one file, a skill, or all)",
+        labels=f"{_CODE}/vqa_and_retrieval/<skill>/*.jsonl (one file, a skill, or all)",
         media=_MEDIA,
         hub=_HUB,
     ),
@@ -134,8 +139,9 @@ SOURCES = (
         title="CameraBench, captions: 1,071 reference texts",
         items=json_array,
         record=Caption,
+        tasks=("open_ended",),
         licence=_LICENCE,
-        labels="caption_data.json of the evaluation code",
+        labels=f"{_CODE}/caption_data.json",
         media=_MEDIA,
         hub=_HUB,
     ),

@@ -1,6 +1,11 @@
-"""The four sets that VideoChat-R1 (arXiv 2504.06958) trains and is tested on, as its repository publishes them."""
+"""The sets that VideoChat-R1 (arXiv 2504.06958) trains and is tested on, as its repository publishes them.
 
+The repository is github.com/OpenGVLab/VideoChat-R1, its label files lie in Annotations/.
+"""
+
+import ast
 import json
+import re
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path, PurePosixPath
@@ -8,23 +13,26 @@ from typing import Any
 
 from pydantic import Field
 
-from data_tools.sample import RecordError
-from data_tools.sources.files import csv_rows, json_array, json_object
-from data_tools.sources.source import Item, Record, Source, SourceError, by_option
+from data_tools.sample import FieldError
+from data_tools.sources.base import Item, Record, Source, SourceError, before_zero, by_option, from_zero
+from data_tools.sources.readers import csv_rows, json_array, json_object
 
 
 class Moment(Record):
-    """A sentence, and when the video shows it (Charades-STA, ActivityNet Captions); one of each of the two lists."""
+    """A sentence, and when the video shows it (Charades-STA, ActivityNet Captions); one of each of the two lists.
+
+    Some copies of the labels (TFVTG's) know no duration, which no metric needs.
+    """
 
     video: str = Field(min_length=1)
-    duration: float
+    duration: float | None = None
     timestamps: list[float]
     sentences: str
 
     def fields(self, item: Item) -> dict[str, Any]:
         event = self.sentences.strip().lower().removesuffix(".")  # as VideoChat-R1 asks for it
         if not event:
-            raise RecordError("sentences", "one is empty")
+            raise FieldError("sentences", "one is empty")
         return {
             "id": item.place,
             "video": f"{self.video}.mp4",
@@ -32,13 +40,15 @@ class Moment(Record):
             "task": "temporal_grounding",
             "spans": [self.timestamps],
             "duration": self.duration,
+            "extras": {"event": event},
         }
 
 
 def _moments(video: str, value: Any) -> Iterator[tuple[str, Any]]:
     """`value`: {duration, timestamps: [[start, end], ...], sentences: [text, ...]} of one video."""
-    lists = [value.get(key) for key in ("timestamps", "sentences")] if isinstance(value, dict) else []
-    if not lists or not all(isinstance(part, list) for part in lists):
+    parts = [value.get(key) for key in ("timestamps", "sentences")] if isinstance(value, dict) else []
+    lists = [part for part in parts if isinstance(part, list)]
+    if len(lists) < 2:
         yield video, value
         return
     for number, (timestamp, sentence) in enumerate(zip_longest(*lists)):
@@ -46,7 +56,11 @@ def _moments(video: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 class GroundedQuestion(Record):
-    """A question with options, and when the video shows the answer (NExT-GQA)."""
+    """A question with options, and when the video shows the answer (NExT-GQA).
+
+    In its test set 36 spans start at -0.1 or -0.2 s, which counts as 0, and 3 questions have an option twice, of which
+    either is right (in val: 1 question).
+    """
 
     id: str
     video: str
@@ -64,9 +78,9 @@ class GroundedQuestion(Record):
             "question": self.question,
             **by_option(self.options, self.answer),
             "task": "grounded_qa",
-            "spans": self.glue,
+            "spans": from_zero(self.glue),
             "duration": self.duration,
-            "extras": {"type": self.type} if self.type else {},
+            "extras": ({"type": self.type} if self.type else {}) | before_zero(self.glue),
         }
 
 
@@ -95,16 +109,16 @@ class Row(Record):
 
     def fields(self, item: Item) -> dict[str, Any]:
         if self.grounding is None or self.qid not in self.grounding.location:
-            raise RecordError("qid", f"no grounding of question {self.qid} about video {self.video_id}")
+            raise FieldError("qid", f"no grounding of question {self.qid} about video {self.video_id}")
         return {
             "id": f"{self.video_id}_{self.qid}",
             "video": f"{self.place}.mp4",
             "question": self.question,
             **by_option([self.a0, self.a1, self.a2, self.a3, self.a4], self.answer),
             "task": "grounded_qa",
-            "spans": self.grounding.location[self.qid],
+            "spans": from_zero(self.grounding.location[self.qid]),
             "duration": self.grounding.duration,
-            "extras": {"type": self.type},
+            "extras": {"type": self.type} | before_zero(self.grounding.location[self.qid]),
         }
 
 
@@ -122,14 +136,14 @@ def _beside(path: Path, name: str, needed: bool) -> dict[str, Any]:
     file = path.with_name(name)
     if not file.is_file():
         if needed:
-            raise SourceError(f"{path}: needs {name} beside it, where its groundings stand")
+            raise SourceError(f"{path}: needs {name} beside it, which holds its groundings")
         return {}
     try:
         content = json.loads(file.read_bytes())
     except ValueError as error:
-        raise SourceError(f"{file}: no JSON: {error}") from error
+        raise SourceError(f"{file}: not JSON: {error}") from error
     if not isinstance(content, dict):
-        raise SourceError(f"{file}: holds no JSON object by video id")
+        raise SourceError(f"{file}: is not a JSON object by video id")
     return content
 
 
@@ -150,9 +164,50 @@ class Track(Record):
             "as shares of width and height.",
             "task": "tracking",
             "boxes": self.gt,
+            "extras": {"object": self.object, "start": self.gt[0]},
         }
 
 
+class Grade(Record):
+    """Whether a video is of high quality; the options stand as a Python list in the instruction (VidTAB)."""
+
+    video: str = Field(min_length=1)
+    instruction: str
+    answer: str
+
+    def fields(self, item: Item) -> dict[str, Any]:
+        listed = re.search(r"\[[^\]]*\]", self.instruction)
+        try:
+            options = ast.literal_eval(listed[0]) if listed else []
+        except (ValueError, SyntaxError) as error:
+            raise FieldError("instruction", f"its options are no list: {listed and listed[0]}") from error
+        return {
+            "id": self.video,
+            "video": self.video,
+            "question": self.instruction,
+            **by_option(list(map(str, options)), self.answer),
+            "task": "quality",
+            "extras": {"type": "quality"},
+        }
+
+
+class Described(Record):
+    """A video and what people say about it (CaReBench); data_tools.events extracts the events of it."""
+
+    video: str = Field(min_length=1)
+    caption: str = Field(min_length=1)
+
+    def fields(self, item: Item) -> dict[str, Any]:
+        return {
+            "id": PurePosixPath(self.video).stem,
+            "video": self.video,
+            "question": "Describe the video in detail.",
+            "answer": self.caption,
+            "task": "open_ended",
+        }
+
+
+_CODE = "github.com/OpenGVLab/VideoChat-R1: Annotations"
 _CHARADES = (("lmms-eval/charades_sta", ("*",)),)
 _NEXTQA = (("rhymes-ai/NeXTVideo", ("*.zip",)),)
 SOURCES = (
@@ -161,8 +216,10 @@ SOURCES = (
         title="Charades-STA: 12,408 moments to train on, 3,720 to test on",
         items=json_object(_moments),
         record=Moment,
+        tasks=("temporal_grounding",),
         licence="Charades: non-commercial use",
-        labels="Annotations/Charades/{train,test}.json of VideoChat-R1 (its val.json equals test.json: do not use it)",
+        labels=f"{_CODE}/Charades/charades_annotation/{{train,charades_test}}.json "
+        "(its val.json equals charades_test.json: do not use it)",
         media="<video id>.mp4, side by side (Charades_v1_480)",
         hub=_CHARADES,
     ),
@@ -171,8 +228,10 @@ SOURCES = (
         title="ActivityNet Captions as moments: 37,421 to train on, 17,505 (val), 17,031 (test)",
         items=json_object(_moments),
         record=Moment,
+        tasks=("temporal_grounding",),
         licence="research use; the videos are YouTube's",
-        labels="Annotations/ActivityNet/{train,val,test}.json of VideoChat-R1 (the videos of test all stand in val)",
+        labels=f"{_CODE}/ActivityNet/activitynet_annotation/{{train,val,test}}.json "
+        "(all videos of test are in val, too)",
         media="v_<YouTube id>.mp4, side by side",
     ),
     Source(
@@ -180,8 +239,9 @@ SOURCES = (
         title="NExT-GQA in VideoChat-R1's form: questions with options and groundings",
         items=json_array,
         record=GroundedQuestion,
+        tasks=("grounded_qa",),
         licence="MIT (labels); videos of VidOR",
-        labels="Annotations/NextGQA/*.json of VideoChat-R1",
+        labels=f"{_CODE}/NextGQA/nextgqa_{{val,test}}.json",
         media="<folder>/<video id>.mp4, as VidOR lays them out",
         hub=_NEXTQA,
     ),
@@ -190,8 +250,10 @@ SOURCES = (
         title="NExT-GQA as published: 3,358 (val) and 5,553 (test) questions",
         items=_nextgqa,
         record=Row,
+        tasks=("grounded_qa",),
         licence="MIT (labels); videos of VidOR",
-        labels="{val,test}.csv, with gsub_{val,test}.json and map_vid_vidorID.json beside it",
+        labels="github.com/doc-doc/NExT-GQA: datasets/nextgqa/{val,test}.csv with gsub_{val,test}.json beside it, and "
+        "NExT-QA's map_vid_vidorID.json",
         media="<folder>/<video id>.mp4 by map_vid_vidorID.json, else <video id>.mp4",
         hub=_NEXTQA,
     ),
@@ -200,8 +262,31 @@ SOURCES = (
         title="GOT-10k in VideoChat-R1's form: eight boxes per sequence",
         items=json_array,
         record=Track,
+        tasks=("tracking",),
         licence="CC-BY-NC-SA-4.0",
-        labels="Annotations/GOT-10k/got_{train,val}.json of VideoChat-R1",
-        media="GOT-10k_{Train,Val}_<number>.mp4, side by side, made of the sequences' JPEG files",
+        labels=f"{_CODE}/Got/got_{{train,val}}.json",
+        media="GOT-10k_{Train,Val}_<number>.mp4, side by side, made of the sequences' JPEG files by "
+        "python -m data_tools.frames train to=got frames=8 fps=2",
+    ),
+    Source(
+        name="vidtab_qa",
+        title="VidTAB's quality assessment as questions: 200 (100-shot) to train on, 724 to test on",
+        items=json_array,
+        record=Grade,
+        tasks=("quality",),
+        licence="none stated",
+        labels=f"{_CODE}/VideoEval/Quality_Access/annotations/Quality_Access_{{4shot,16shot,100shot,test}}.json",
+        media="<number>.mp4, side by side (the quality task of leexinhao/VideoEval on GitHub)",
+    ),
+    Source(
+        name="carebench",
+        title="CaReBench, called FIBER-1k in VideoChat-R1: 1,000 long captions",
+        items=json_array,
+        record=Described,
+        tasks=("open_ended",),
+        licence="MIT",
+        labels="json/metadata.json of the data set on the hub (code: github.com/MCG-NJU/CaReBench)",
+        media="as its videos/ folder",
+        hub=(("MCG-NJU/CaReBench", ("*",)),),
     ),
 )

@@ -1,1 +1,1 @@
-"""Reasoning chains for SFT: a large model writes them, filters keep the sound ones (docs/synthesis.md)."""
+"""Reasoning chains for SFT: a large model writes them, filters keep the valid ones (docs/synthesis.md)."""

@@ -1,37 +1,36 @@
-"""The embedded default: rendered clips, a local server that fails at times, and both papers' pipelines."""
+"""Rendered clips and a local server that fails at times, in place of the recipe's samples and models."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from data_tools.rendered import RenderedSettings, build_rendered
-from data_tools.synthesis.local_endpoint import LocalEndpoint, RenderedTeacher
+from data_tools.rendered.dataset import RenderedSettings, SplitSize, build_rendered
+from data_tools.synthesis.local_server import LocalEndpoint
+from data_tools.synthesis.settings import Settings
+from data_tools.synthesis.teacher import RenderedTeacher
 
-CLIPS = {"clips": 45, "binary": 180, "choice": 45, "confusable": 0.5}
-FEW = {"clips": 15, "binary": 2, "choice": 0}
-FAULT_RATE = 0.1
+CLIPS = SplitSize(clips=45, binary=180, choice=45, confusable=0.5)
+FEW = SplitSize(clips=15, binary=2)
 
 
-def demo(overrides: list[str], console: Any) -> None:
-    """Render clips, serve a teacher that knows them, and make the chains of both recipes under `out`.
+@contextmanager
+def with_local_server(settings: Settings, report: Callable[[str], None]) -> Iterator[Settings]:
+    """The settings, with `endpoint.url` and `judge.url` filled in where they are null and `local` asks for a server.
 
-    Overrides are those of the recipes; `endpoint.url` and `judge.url` point elsewhere than to the local server.
+    It renders the clips under the media root and serves a teacher that knows them.
     """
-    from data_tools.synthesis.__main__ import read_settings, run
-
-    given = dict(each.split("=", 1) for each in overrides if "=" in each)
-    out = Path(given.get("out", "runs/demo/synthesis")).expanduser()
-    overrides = [each for each in overrides if not each.startswith("out=")]
-    data = out / "data"
-    console.print(f"rendering {CLIPS['clips']} clips")
+    if settings.local is None:
+        yield settings
+        return
+    data = Path(settings.media_root)
+    report(f"rendering {CLIPS.clips} clips")
     build_rendered(RenderedSettings(sft=CLIPS, rl=FEW, test=FEW), data)
-    teacher = RenderedTeacher(data)
-    with LocalEndpoint(teacher, fault_rate=FAULT_RATE) as server:
-        console.print(f"local server {server.url}; one request in {1 / FAULT_RATE:.0f} fails, to be asked again")
-        for name in ("camreasoner", "videop2r"):
-            ours = [f"samples={data / 'sft.jsonl'}", f"media_root={data}", f"out={out / name}", "per_shard=64"]
-            for client in ("endpoint", "judge"):
-                ours += [f"{client}.url={server.url}", f"{client}.wait=0.05", f"{client}.concurrency=4"]
-            ours.append(f"judge.cache={out / 'verdicts'}")
-            run(read_settings(name, [*ours, *overrides]), console)
+    with LocalEndpoint(RenderedTeacher(data), fault_rate=settings.local.fault_rate) as server:
+        report(f"local server {server.url}; {settings.local.fault_rate:.0%} of the requests fail, and are retried")
+        clients = {
+            name: client | {"url": client.get("url") or server.url} if client.get("name") != "rules" else client
+            for name, client in (("endpoint", settings.endpoint), ("judge", settings.judge))
+        }
+        yield settings.model_copy(update=clients)
     if failed := dict(server.failures):
-        console.print(f"faults mended on the way: {failed}")
+        report(f"failed requests that were retried: {failed}")

@@ -1,4 +1,4 @@
-"""What a run has made: kept, dropped and failed records, the funnel as table and picture, and a sheet to read."""
+"""Outcome of a run: kept, dropped and failed records, the funnel as table and picture, and a review sheet."""
 
 import csv
 import hashlib
@@ -9,13 +9,18 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from data_tools.files import whole_file, write_json, write_text
 from data_tools.sample import Sample
-from data_tools.synthesis.pipeline import SampleFailure, Settings, clip_of, frames_of, read_usage, shards_of
+from data_tools.synthesis.pipeline import read_usage, shards_of
+from data_tools.synthesis.request import SampleFailure, previews
+from data_tools.synthesis.settings import Settings
 from data_tools.synthesis.shards import SynthesisError, read_log, shard_samples
-from rewards.endpoint import data_url
+from rewards.judges.client import data_url
 from rewards.response import SCHEMAS, parse
 
+OUTCOMES = ("kept", "dropped", "failed")
 Review = list[dict[str, Any]]
+Drawn = tuple[int, str, dict[str, Any]]  # luck, id, what is shown
 
 
 def collect(settings: Settings) -> tuple[dict[str, Any], Review]:
@@ -26,62 +31,74 @@ def collect(settings: Settings) -> tuple[dict[str, Any], Review]:
     Returns:
         The summary, and the chains for the review sheet.
     """
-    folder, counts = settings.folder, Counter()
-    dropped_by: Counter[str] = Counter()
-    kept_of: dict[str, Counter[str]] = {}
-    drawn: dict[str, list[tuple[float, str, dict[str, Any]]]] = {}
-    names = ("kept", "dropped", "failed")
+    outcomes = _Outcomes(settings)
     with ExitStack() as stack:
-        out = {name: stack.enter_context(_partial(folder, name).open("w", encoding="utf-8")) for name in names}
-        for shard in shards_of(folder):
+        out = {name: stack.enter_context(whole_file(settings.folder / f"{name}.jsonl")) for name in OUTCOMES}
+        for shard in shards_of(settings.folder):
             chains = read_log(shard / "chains.jsonl", settings.chain_key)
             verdicts = read_log(shard / "verdicts.jsonl", settings.verdict_key)
             for sample in shard_samples(shard):
-                counts["samples"] += 1
                 chain, verdict = chains.get(sample.id, {}).get("text"), verdicts.get(sample.id)
-                counts["generated"] += chain is not None
-                if verdict is None:
-                    counts["pending"] += 1
-                    continue
-                outcome = verdict["outcome"]
-                counts[outcome] += 1
-                group = f"{sample.task}: {sample.answer_text}" if sample.task == "binary" else sample.task
-                kept_of.setdefault(group, Counter())[outcome] += 1
-                if outcome == "kept":
-                    line = sample.model_copy(update={"chain": chain}).model_dump_json(exclude_none=True)
-                else:
-                    why = {"by": verdict.get("by"), "detail": verdict["detail"], "chain": chain}
-                    line = json.dumps({"id": sample.id, **why, "sample": sample.model_dump()}, ensure_ascii=False)
-                    dropped_by[verdict.get("by") or "failed"] += 1
-                out[outcome].write(line + "\n")
-                if outcome != "failed":
-                    shown = {"sample": sample, "chain": chain, "outcome": outcome, **verdict}
-                    _draw(drawn.setdefault(verdict.get("by", "kept"), []), settings, shown)
-    for name in names:
-        _partial(folder, name).replace(folder / f"{name}.jsonl")
-    if counts["samples"] != sum(counts[name] for name in (*names, "pending")):
-        raise SynthesisError(f"{folder}: counts do not add up: {dict(counts)}")
-    summary = {
-        "name": settings.name,
-        **{name: counts[name] for name in ("samples", "generated", *names, "pending")},
-        "dropped_by": {name: dropped_by[name] for name in settings.filters},
-        "kept_share_of": {
-            group: round(seen["kept"] / (seen["kept"] + seen["dropped"]), 4)
-            for group, seen in sorted(kept_of.items())
-            if seen["kept"] + seen["dropped"]
-        },
-        "usage": read_usage(folder),
-        "settings": {"chains": settings.chain_key, "verdicts": settings.verdict_key},
-    }
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    return summary, _reviewed(drawn, settings.review)
+                outcomes.count(sample, chain, verdict)
+                if verdict is not None:
+                    out[verdict["outcome"]].write(_line(sample, chain, verdict) + "\n")
+    summary = outcomes.summary()
+    write_json(settings.folder / "summary.json", summary)
+    return summary, _reviewed(outcomes.drawn, settings.review)
 
 
-def _partial(folder: Path, name: str) -> Path:
-    return folder / f"{name}.jsonl.partial"
+def _line(sample: Sample, chain: str | None, verdict: dict[str, Any]) -> str:
+    if verdict["outcome"] == "kept":
+        return sample.model_copy(update={"chain": chain}).model_dump_json(exclude_none=True)
+    why = {"by": verdict.get("by"), "detail": verdict["detail"], "chain": chain}
+    return json.dumps({"id": sample.id, **why, "sample": sample.model_dump()}, ensure_ascii=False)
 
 
-def _draw(heap: list, settings: Settings, shown: dict[str, Any]) -> None:
+class _Outcomes:
+    """Counts of a run, and the chains drawn for review by the filter that dropped them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.drawn: dict[str, list[Drawn]] = {}
+        self._counts: Counter[str] = Counter()
+        self._dropped_by: Counter[str] = Counter()
+        self._groups: dict[str, Counter[str]] = {}
+
+    def count(self, sample: Sample, chain: str | None, verdict: dict[str, Any] | None) -> None:
+        self._counts["samples"] += 1
+        self._counts["generated"] += chain is not None
+        if verdict is None:
+            self._counts["pending"] += 1
+            return
+        outcome = verdict["outcome"]
+        self._counts[outcome] += 1
+        group = f"{sample.task}: {sample.answer_text}" if sample.task == "binary" else sample.task
+        self._groups.setdefault(group, Counter())[outcome] += 1
+        if outcome != "kept":
+            self._dropped_by[verdict.get("by") or "failed"] += 1
+        if outcome != "failed":
+            shown = {"sample": sample, "chain": chain, "outcome": outcome, **verdict}
+            _draw(self.drawn.setdefault(verdict.get("by", "kept"), []), self.settings, shown)
+
+    def summary(self) -> dict[str, Any]:
+        settings, counts = self.settings, self._counts
+        if counts["samples"] != sum(counts[name] for name in (*OUTCOMES, "pending")):
+            raise SynthesisError(f"{settings.folder}: counts do not add up: {dict(counts)}")
+        return {
+            "name": settings.name,
+            **{name: counts[name] for name in ("samples", "generated", *OUTCOMES, "pending")},
+            "dropped_by": {name: self._dropped_by[name] for name in settings.filters},
+            "kept_share_of": {
+                group: round(seen["kept"] / (seen["kept"] + seen["dropped"]), 4)
+                for group, seen in sorted(self._groups.items())
+                if seen["kept"] + seen["dropped"]
+            },
+            "usage": read_usage(settings.folder),
+            "settings": {"chains": settings.chain_key, "verdicts": settings.verdict_key},
+        }
+
+
+def _draw(heap: list[Drawn], settings: Settings, shown: dict[str, Any]) -> None:
     """Keep the `review` records whose hash is smallest: a random draw in one pass, the same every time."""
     luck = hashlib.sha256(f"{settings.seed} {shown['id']}".encode()).hexdigest()
     heapq.heappush(heap, (-int(luck, 16), shown["id"], shown))
@@ -89,7 +106,7 @@ def _draw(heap: list, settings: Settings, shown: dict[str, Any]) -> None:
         heapq.heappop(heap)
 
 
-def _reviewed(drawn: dict[str, list], count: int) -> Review:
+def _reviewed(drawn: dict[str, list[Drawn]], count: int) -> Review:
     """`count` kept chains, then `count` dropped ones, each filter's in turn."""
     kept = [shown for *_, shown in drawn.pop("kept", [])]
     turns = [[shown for *_, shown in heap] for _, heap in sorted(drawn.items())]
@@ -118,13 +135,13 @@ def write_report(settings: Settings, summary: dict[str, Any], review: Review) ->
     """Write funnel.{csv,md,png} and review.html."""
     rows = funnel(summary, settings.reference)
     columns = ["step", "count", "share", "reference", "reference_share"]
-    with (settings.folder / "funnel.csv").open("w", newline="", encoding="utf-8") as out:
-        table = csv.DictWriter(out, columns)
+    with whole_file(settings.folder / "funnel.csv") as out:
+        table = csv.DictWriter(out, columns, lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
-    (settings.folder / "funnel.md").write_text(markdown(settings, summary, rows), encoding="utf-8")
+    write_text(settings.folder / "funnel.md", markdown(settings, summary, rows))
     draw_funnel(settings, rows, settings.folder / "funnel.png")
-    (settings.folder / "review.html").write_text(review_sheet(settings, summary, rows, review), encoding="utf-8")
+    write_text(settings.folder / "review.html", review_sheet(settings, summary, rows, review))
 
 
 def markdown(settings: Settings, summary: dict[str, Any], rows: list[dict[str, Any]]) -> str:
@@ -137,7 +154,7 @@ def markdown(settings: Settings, summary: dict[str, Any], rows: list[dict[str, A
     lines.append("")
     outcomes = ", ".join(f"{summary[outcome]:,} {outcome}" for outcome in ("kept", "dropped", "failed", "pending"))
     lines += [f"{summary['samples']:,} samples: {outcomes}.", ""]
-    lines.append("| asked | requests | from cache | prompt tokens | completion tokens | cost |")
+    lines.append("| client | requests | from cache | prompt tokens | completion tokens | cost |")
     lines.append("|---|---:|---:|---:|---:|---:|")
     for who, used in summary["usage"].items():
         numbers = [f"{used[field]:,.0f}" for field in ("requests", "cached", "prompt_tokens", "completion_tokens")]
@@ -157,16 +174,16 @@ def draw_funnel(settings: Settings, rows: list[dict[str, Any]], path: Path) -> N
 
     figure = Figure(figsize=(8, 1.2 + 0.55 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    places = range(len(rows))
-    axes.barh(places, [row["share"] for row in rows], color="#4477aa", height=0.6, label="this run")
-    for place, row in zip(places, rows):
-        axes.text(row["share"] + 0.01, place, f"{row['count']:,} ({row['share']:.1%})", va="center")
+    axes.barh(range(len(rows)), [row["share"] for row in rows], color="#4477aa", height=0.6, label="this run")
+    for index, row in enumerate(rows):
+        axes.text(row["share"] + 0.01, index, f"{row['count']:,} ({row['share']:.1%})", va="center")
     if settings.reference:
-        shares = [(place, row["reference_share"]) for place, row in zip(places, rows) if "reference" in row]
+        steps = [index for index, row in enumerate(rows) if "reference" in row]
+        shares = [rows[index]["reference_share"] for index in steps]
         label = f"{settings.reference['name']}: {settings.reference['generated']:,} → {settings.reference['kept']:,}"
-        axes.barh(*zip(*shares), height=0.8, fill=False, edgecolor="#cc6677", linestyle="--", label=label)
+        axes.barh(steps, shares, height=0.8, fill=False, edgecolor="#cc6677", linestyle="--", label=label)
         figure.legend(loc="outside upper right", ncols=2, fontsize="small")
-    axes.set_yticks(places, [row["step"] for row in rows])
+    axes.set_yticks(range(len(rows)), [row["step"] for row in rows])
     axes.invert_yaxis()
     axes.set_xlim(0, 1.25)
     axes.set_xlabel("share of the generated chains")
@@ -183,13 +200,16 @@ def review_sheet(settings: Settings, summary: dict[str, Any], rows: list[dict[st
     page = Environment(loader=PackageLoader("data_tools.synthesis", "."), autoescape=True).get_template(
         "review.html.j2"
     )
-    return page.render(name=settings.name, summary=summary, rows=rows, reference=settings.reference, cards=cards)
+    kept = settings.folder / "kept.jsonl"
+    return page.render(
+        name=settings.name, summary=summary, rows=rows, reference=settings.reference, cards=cards, kept=kept
+    )
 
 
 def _card(settings: Settings, shown: dict[str, Any]) -> dict[str, Any]:
     sample: Sample = shown["sample"]
     try:
-        frames = [data_url(frame, "image/jpeg") for frame in frames_of(clip_of(sample, settings), 6, longest_side=160)]
+        frames = [data_url(frame, "image/jpeg") for frame in previews(sample, settings, 6, longest_side=160)]
         problem = None
     except SampleFailure as error:
         frames, problem = [], str(error)

@@ -1,34 +1,18 @@
-"""Benchmarks that need a judge: DREAM-1K (AutoDQ) and VCR-Bench. The judge is ours, and named with every number."""
+"""What the benchmarks that ask a judge share. Their numbers are marked (judge): compare them under one judge only."""
 
+import asyncio
 import re
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from data_tools.sample import Sample
-from evaluation.answers import Judgement, answers
-from evaluation.benchmarks.base import (
-    MICRO,
-    Baselines,
-    Benchmark,
-    Part,
-    ask_each,
-    choice_sample,
-    make_sample,
-    masks,
-    means,
-    need,
-    no_parts,
-    read_rows,
-    values_of,
-    with_texts,
-)
-from evaluation.benchmarks.choice import same_answer
-from evaluation.bootstrap import Resamples, over_groups, ratio
-from evaluation.table import Metric
-from rewards.judge import UNJUDGED, Judge
+from evaluation.benchmarks.benchmark import Part
+from evaluation.grading import RIGHT, Graded, Outcome
+from evaluation.measures.bootstrap import ratio
+from rewards.judges.protocol import UNJUDGED, Judge
 
+ASKED = "asked"  # mark of every response of a set that a judge was asked about
 MOST_EVENTS = 10  # of a prediction, as AutoDQ
 
 
@@ -41,182 +25,34 @@ def harmonic(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
     return ratio(2 * precision * recall, precision + recall, 0.0)
 
 
-# ---------------------------------------------------------------- DREAM-1K
-
-
-def read_dream1k(path: Path, only: Sequence[str] | None) -> list[Sample]:
-    """tarsier's DREAM-1k.jsonl; ids are idx."""
-    no_parts(only)
-    samples = []
-    for place, row in enumerate(read_rows(path)):
-        where = f"{path}: record {place}"
-        (user, assistant) = need(row, "messages", where)[:2]
-        parts = user["content"] + assistant["content"]
-        video = next((p["video"]["video_file"] for p in parts if p.get("video")), None)
-        reference = next((p["reference"] for p in parts if p.get("reference")), "")
-        question = next((p["text"] for p in user["content"] if p.get("text")), None)
-        extra = need(row, "extra_info", where)
-        subset = need(row, "dataset", where)
-        samples.append(
-            make_sample(
-                where,
-                id=str(row.get("idx", place)),
-                video=video or "",
-                question=question or "",
-                answer=reference,
-                events=need(extra, "events", where),
-                duration=extra.get("duration"),
-                task="caption",
-                source="dream1k",
-                extras={"subset": subset, "type": subset},
-            )
-        )
-    return samples
-
-
-async def ask_dream1k(judgements: Sequence[Judgement], judge: Judge) -> list[Judgement]:
-    """Recall: gold events that the caption entails. Precision: sentences of the caption that the reference entails."""
-
-    async def one(j: Judgement) -> dict[str, float] | None:
-        said = sentences(j.answer)[:MOST_EVENTS]
-        found = await judge.entailed(j.sample.events, j.answer)
-        true = await judge.entailed(said, j.sample.answer) if said else []
-        if found is UNJUDGED or true is UNJUDGED:
-            return None
-        recall, precision = float(np.mean(found)), float(np.mean(true)) if said else 1.0
-        return {"value": recall, "recall": recall, "precision": precision}
-
-    return await ask_each(judgements, one)
-
-
-def measure_dream1k(judgements: Sequence[Judgement], resamples: Resamples) -> list[Part]:
-    """Mean precision and recall per subset, over subsets; F1 of the two means."""
-    columns = {name: values_of(judgements, name.partition(" ")[0]) for name in ("precision (judge)", "recall (judge)")}
-    groups = masks(judgements, "subset")
-    found = means(columns, groups, resamples)
-    overall = {name: over_groups([of[name] for of in found.values()]) for name in columns}
-    everything = np.ones(len(judgements), bool)
-    parts = [Part(f"mean over {len(groups)} subsets", everything, overall, overall=True)]
-    parts += [Part(name, groups[name], found[name]) for name in groups]
-    return [_with_f1(part) for part in parts]
-
-
-def _with_f1(part: Part) -> Part:
+def with_f1(part: Part) -> Part:
     f1 = harmonic(part.values["precision (judge)"], part.values["recall (judge)"])
     return Part(part.name, part.members_N, {"F1 (judge)": f1} | dict(part.values), part.overall)
 
 
-def dream1k_baselines(samples: Sequence[Sample]) -> Baselines:
-    """One sentence for all clips; what it earns is the judge's leniency."""
-    return {"constant caption": answers({sample.id: "Something happens in the video." for sample in samples})}
+async def same_answer(judge: Judge, question: str, gold: str, answer: str) -> bool | None:
+    """Whether the judge takes `answer` for the gold answer; None where it gave no verdict."""
+    verdict = await judge.entailed(
+        [f"The answer to {question!r} is: {gold}"], f"The answer to {question!r} is: {answer}"
+    )
+    return None if verdict is UNJUDGED else verdict[0]
 
 
-DREAM1K = Benchmark(
-    name="dream1k",
-    title="DREAM-1K, AutoDQ with our judge",
-    read=read_dream1k,
-    metrics=tuple(Metric(f"{name} (judge)", "as the line says") for name in ("F1", "precision", "recall")),
-    measure=measure_dream1k,
-    baselines=dream1k_baselines,
-    ask=ask_dream1k,
-    note="Official: gpt-35-turbo-0125 extracts up to ten events and drops failed calls. Here sentences of the caption "
-    "stand for its events, our judge decides, and a failure counts 0: compare under one judge only",
-)
+async def ask_each(
+    graded: Sequence[Graded], one: Callable[[Graded], Awaitable[dict[str, float] | None]]
+) -> list[Graded]:
+    """Responses with the marks that `one` gives, all asked at once (the judge bounds its own concurrency).
 
+    Those without an answer are not asked. None is a verdict that could not be had: `unjudged`, counted as wrong.
+    """
 
-# ---------------------------------------------------------------- VCR-Bench
+    async def marked(j: Graded) -> Graded:
+        if not j.answer or j.outcome in ("failed", "missing", "malformed"):
+            return replace(j, marks={ASKED: 1.0})
+        marks = await one(j)
+        if marks is None:
+            return replace(j, outcome="unjudged", reason="the judge gave no verdict", value=0.0, marks={ASKED: 1.0})
+        outcome: Outcome = "right" if marks.get("value", j.value) >= RIGHT else "wrong"
+        return replace(j, outcome=outcome, reason=None, value=marks.get("value", j.value), marks=marks | {ASKED: 1.0})
 
-
-def read_vcrbench(path: Path, only: Sequence[str] | None) -> list[Sample]:
-    """The published JSON list; ids are id."""
-    no_parts(only)
-    samples = []
-    for place, row in enumerate(read_rows(path)):
-        where = f"{path}: record {place}"
-        options = [text for _, text in sorted((row.get("choices") or {}).items()) if text]
-        fields = {
-            "id": str(need(row, "id", where)),
-            "video": need(row, "video_path", where),
-            "question": need(row, "question", where),
-            "duration": row.get("duration"),
-            "source": "vcrbench",
-            "extras": {
-                "dimension": need(row, "dimension", where),
-                "type": row["dimension"],
-                "length": _length(row.get("duration")),
-                "steps": need(row, "reasoning", where),
-            },
-        }
-        if fields["duration"] is not None:
-            fields["duration"] = float(fields["duration"])
-        right = str(need(row, "answer", where))
-        if row.get("multiple-choice") and len(options) > 1:
-            samples.append(choice_sample(where, options, right, task="choice", **fields))
-        else:
-            samples.append(make_sample(where, answer=right, task="open_ended", **fields))
-    return samples
-
-
-def _length(duration: float | None) -> str:
-    if duration is None:
-        return "unknown length"
-    return "up to 60 s" if duration <= 60 else "up to 300 s" if duration <= 300 else "longer"
-
-
-async def ask_vcrbench(judgements: Sequence[Judgement], judge: Judge) -> list[Judgement]:
-    """Open answers, and steps: gold ones that the response entails, its own that the gold ones entail."""
-
-    async def one(j: Judgement) -> dict[str, float] | None:
-        steps, said = j.sample.extras["steps"], sentences(_reasoning(j))[: 2 * MOST_EVENTS]
-        found = await judge.entailed(steps, _reasoning(j)) if said else [False] * len(steps)
-        true = await judge.entailed(said, "\n".join(steps)) if said else [False]
-        right = bool(j.value)
-        if j.sample.task != "choice":
-            right = await same_answer(judge, j.sample.question, j.sample.answer, j.answer)
-        if found is UNJUDGED or true is UNJUDGED or right is None:
-            return None
-        return {
-            "value": float(right),
-            "recall": float(np.mean(found)),
-            "precision": float(np.mean(true)),
-            "judged": 1.0,
-        }
-
-    return await ask_each(judgements, one)
-
-
-def _reasoning(j: Judgement) -> str:
-    parts = [text for text in (j.parsed.observation, j.parsed.think) if text]
-    return "\n".join(parts) or j.response.rpartition("<answer>")[0]
-
-
-def measure_vcrbench(judgements: Sequence[Judgement], resamples: Resamples) -> list[Part]:
-    """Answer accuracy and the means of step precision and recall, with F1 of the means; per dimension and length."""
-    columns = {
-        "accuracy (judge)": values_of(judgements),
-        "precision (judge)": values_of(judgements, "precision"),
-        "recall (judge)": values_of(judgements, "recall"),
-    }
-    everything = np.ones(len(judgements), bool)
-    groups = {"over questions": everything, **masks(judgements, "dimension"), **masks(judgements, "length")}
-    found = means(columns, groups, resamples)
-    parts = [Part(name, groups[name], found[name], overall=name == "over questions") for name in groups]
-    return [_with_f1(part) for part in parts]
-
-
-VCRBENCH = Benchmark(
-    name="vcrbench",
-    title="VCR-Bench with our judge",
-    read=read_vcrbench,
-    metrics=tuple(
-        Metric(f"{name} (judge)", f"{MICRO}; F1 of the means") for name in ("accuracy", "F1", "precision", "recall")
-    ),
-    measure=measure_vcrbench,
-    baselines=with_texts,
-    ask=ask_vcrbench,
-    schema="ota",
-    note="Official: GPT-4o splits and classifies steps. Here sentences of the reasoning stand for its steps, their "
-    "classes are not told apart, choices are by rules, and our judge decides the rest",
-)
-
-BENCHMARKS = (DREAM1K, VCRBENCH)
+    return list(await asyncio.gather(*map(marked, graded)))

@@ -1,23 +1,25 @@
 """What verl loads in each of its processes (`VERL_USE_EXTERNAL_MODULES=launch.verl_plugin`).
 
-verl imports this module while it is itself half imported, so nothing here may import verl at the top: everything is
-hung on the import of the module that it concerns (`after_import`).
+verl imports this package while verl itself is only half imported. So nothing here may import verl at the top: all of it
+runs after the import of the module that it concerns (`after_import`).
 
-    patches   run-time mends of verl, vLLM and transformers, one function each
-    cpu       the CPU platform; only where VERL_PLATFORM=cpu
-    trainer   the trainer that feeds tasks and reward components to the advantage estimators, and their state
-    rollout   seeded sampling, and clips decoded once per prompt instead of once per rollout
+    trainer   hands tasks and reward components to the advantage estimators, and saves their state
+    filter    drops zero-advantage groups, and draws others in their place
+    rollout   seeded sampling; a clip is decoded once per prompt instead of once per rollout
     reward    the function that verl's reward loop calls
+    metrics   what the trainer logs besides verl's own
+    prefix    trains on the responses to a prompt as one sequence
+    queue     rows of verl's TransferQueue
 """
 
 import os
 
-from launch.verl_plugin import patches
-from launch.verl_plugin.imports import after_import
+from launch.engines import patches
+from launch.engines.patches.hooks import after_import
 
 patches.apply()
 if os.environ.get("VERL_PLATFORM") == "cpu":
-    from launch.verl_plugin import cpu
+    from launch.engines.patches import cpu
 
     cpu.apply()
 
@@ -25,3 +27,10 @@ if os.environ.get("VERL_PLATFORM") == "cpu":
 @after_import("verl.trainer.ppo.v1")
 def _register_trainer(_module) -> None:
     import launch.verl_plugin.trainer  # noqa: F401
+
+
+@after_import("verl.workers.engine.fsdp.transformer_impl")
+def _register_engine(module) -> None:
+    from launch.verl_plugin import prefix
+
+    prefix.register(module)

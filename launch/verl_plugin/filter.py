@@ -1,7 +1,7 @@
-"""Online filtering: groups that teach nothing are dropped, and others drawn in their place.
+"""Online filtering: zero-advantage groups are dropped, and other prompts drawn in their place.
 
-verl's own filter depends on the order in which rollouts arrive, knows no thresholds and refills without end (verl
-0.9.1, v1/replay_buffer.py:312). Here a round of prompts is judged when all of it is there, in the order of the prompts.
+verl's own filter depends on the order in which rollouts arrive, has no thresholds and refills without end (verl
+0.9.1, v1/replay_buffer.py:312). Here a round of prompts is filtered once all of it has finished, in prompt order.
 """
 
 import time
@@ -16,18 +16,15 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
-from launch.verl_plugin.queue import fields_of, plain, row_order
+from launch.verl_plugin.queue import RolloutError, fields_of, plain, row_order
+from rewards.errors import UserError
 
-POLL_SECONDS = 0.1  # verl's 2 are most of a short step
+POLL_SECONDS = 0.1  # verl's 2 s are most of a short step
 EMPTY_LIMIT = 3  # times `max_rounds` without a single group to train on
 
 
-class FilterError(RuntimeError):
+class FilterError(UserError):
     """No prompt gives a group to train on; the message says what to do."""
-
-
-class RolloutError(RuntimeError):
-    """Rollouts that failed; verl itself would go on without them."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,8 @@ class GroupFilter:
     mode "mean" (the published code): those whose mean of the metric lies strictly between `low` and `high`.
     mode "percentile" (CamReasoner, section 4.1, "prunes samples in the top and bottom 1% of the reward distribution"):
     those whose mean lies strictly between the quantiles `low` and `high` of the metric over all rollouts of the round.
-    Where the metric is 0 or 1, both drop the groups that are all wrong or all right.
+    Where the metric is 0 or 1, both drop the groups that are all wrong or all right. Where fewer than 1 % of the
+    rollouts are wrong, or right, both quantiles are the same number, and `percentile` drops mixed groups too.
     """
 
     mode: str
@@ -79,10 +77,11 @@ class Sampler(ReplayBuffer):
     """verl's synchronous sampler: fails where a rollout failed, and filters groups where the recipe says so.
 
     With a filter a step draws rounds of as many prompts as it trains on, until it has enough groups, or `max_rounds`
-    were drawn and at least one group is there. What is left over opens the next step.
+    were drawn and at least one group is there. Groups left over open the next step.
 
     Args:
-        sampler_kwargs: {"filter": None} or {"filter": {"mode", "metric", "low", "high", "max_rounds"}}.
+        sampler_kwargs: {"filter": None} or {"filter": {"mode", "metric", "low", "high", "max_rounds", "pairs"}}. With
+            pairs a question and its twin, prompts 2 n and 2 n + 1, are kept both where one of them is, or none.
     """
 
     def __init__(self, *args: Any, sampler_kwargs: dict[str, Any], **kwargs: Any) -> None:
@@ -92,6 +91,7 @@ class Sampler(ReplayBuffer):
         if settings is not None:
             self.filter = GroupFilter(settings["mode"], settings["low"], settings["high"])
             self.metric, self.max_rounds = settings["metric"], settings["max_rounds"]
+            self.pairs: bool = settings["pairs"]
         self.carried: list[Group] = []
         self.drawn = 0  # prompts since the training began
 
@@ -101,7 +101,7 @@ class Sampler(ReplayBuffer):
             raise RolloutError(f"rollouts of {len(failed)} prompts failed, the first being {failed[0]}: see above")
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict[str, float]]:
-        """The groups of a step, and what is metered of the filter.
+        """The groups of a step, and the filter's metrics.
 
         Raises:
             FilterError: no group is kept in EMPTY_LIMIT * max_rounds rounds, or the metric does not exist.
@@ -109,12 +109,13 @@ class Sampler(ReplayBuffer):
         """
         if self.filter is None or partition_id != "train":
             return super().sample(global_steps, partition_id, batch_size)
-        kept, dropped, below, rounds = self.carried, [], 0, 0
+        kept, below, rounds = self.carried, 0, 0
+        dropped: list[Group] = []
         while True:
             groups = self._round(partition_id)
             rounds += 1
             self.drawn += len(groups)
-            for group, side in zip(groups, self.filter.sides(groups)):
+            for group, side in zip(groups, self._sides(groups, self.filter)):
                 (dropped if side else kept).append(group)
                 below += side < 0
             if len(kept) >= batch_size or (rounds >= self.max_rounds and kept):
@@ -143,8 +144,15 @@ class Sampler(ReplayBuffer):
         rows = {key: tag for group in batch for key, tag in group.rows.items()}
         return KVBatchMeta(partition_id=partition_id, keys=list(rows), tags=list(rows.values())), metrics
 
+    def _sides(self, groups: Sequence[Group], chosen: GroupFilter) -> list[int]:
+        """`GroupFilter.sides`, of both branches of a pair 0 where it is of one."""
+        sides = chosen.sides(groups)
+        if not self.pairs:
+            return sides
+        return [0 if 0 in sides[place // 2 * 2 : place // 2 * 2 + 2] else side for place, side in enumerate(sides)]
+
     def _round(self, partition_id: str) -> list[Group]:
-        """The groups of all prompts that are out, once they are finished, in the order of the prompts."""
+        """The groups of all prompts in flight, once they have finished, in the order of the prompts."""
         while True:
             self._sync_metadata_from_transfer_queue()
             if not self.pending_keys[partition_id] | self.running_keys[partition_id]:
@@ -160,13 +168,13 @@ class Sampler(ReplayBuffer):
         if self.metric not in components[keys[0]]:
             known = ", ".join(sorted(components[keys[0]]))
             raise FilterError(f"rl.filter.metric={self.metric}: the reward has {known}")
-        tq.kv_clear(partition_id=partition_id, keys=prompts)  # judged once
+        tq.kv_clear(partition_id=partition_id, keys=prompts)  # filtered once
         return [Group(rows[p], [float(components[key][self.metric]) for key in rows[p]]) for p in prompts]
 
     # ---------------------------------------------------------------- state
 
     def state_dict(self) -> dict[str, Any]:
-        """Number of prompts drawn, and all that verl holds of the groups carried over; loads with weights_only."""
+        """Number of prompts drawn, and verl's rows of the groups carried over; loads with weights_only."""
         rows = [(key, tag) for group in self.carried for key, tag in group.rows.items()]
         return {
             "drawn": self.drawn,

@@ -5,8 +5,12 @@ from typing import Any
 import transfer_queue as tq
 
 
+class RolloutError(RuntimeError):
+    """Rollouts that failed; verl itself would continue without them."""
+
+
 def fields_of(key: str) -> dict[str, Any]:
-    """All that verl's queue holds of a rollout."""
+    """All fields of a rollout in verl's queue."""
     row = tq.kv_batch_get(keys=[key], partition_id="train")[0]
     return {name: row[name] for name in row.keys()}  # noqa: SIM118 (no dict)
 

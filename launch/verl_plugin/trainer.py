@@ -6,6 +6,7 @@ verl 0.9.1 gives an estimator the token-level rewards, the mask and the group id
 
 import contextvars
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,15 @@ from verl.trainer.ppo.core_algos import register_adv_est
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
-from launch.verl_plugin.meters import step_meters
+from data_tools.files import write_text
+from data_tools.run_folder import RunFolder
+from evaluation.rollouts.records import Rollout
+from launch.verl_plugin.held_out import HeldOut
+from launch.verl_plugin.media_table import log_rollouts
+from launch.verl_plugin.metrics import Scored, step_metrics
 from launch.verl_plugin.queue import plain, row_order
-from rewards.advantages import ESTIMATORS
+from rewards.advantages import Advantages, Batch, Estimator, build
+from rewards.relation import Answer, relations
 
 STATE_FILE, FILTER_FILE = "advantage_state.json", "filter_state.pt"
 
@@ -30,12 +37,12 @@ class _Batch:
     """What the estimator needs of a batch and verl does not pass on.
 
     Attributes:
-        records: of each real row, as `Trainer._records` gives them.
-        real_B: bool, False for the rows that verl adds to fill a batch.
+        scored: the real rows.
+        real_B: bool, False for verl's padding rows.
     """
 
-    estimator: Any
-    records: list[dict[str, Any]]
+    estimator: Estimator
+    scored: list[Scored]
     real_B: torch.Tensor
 
 
@@ -43,92 +50,113 @@ _current: contextvars.ContextVar[_Batch] = contextvars.ContextVar("batch")
 
 
 @register_adv_est("camreasoner")
-def _advantages(token_level_rewards, response_mask, index, config=None, **_):
-    """Advantages (B, T); 0 on rows that only fill the batch."""
+def _advantages(
+    token_level_rewards: torch.Tensor, response_mask: torch.Tensor, **_: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Advantages (B, T) as the loss weighs them, and as they are in place of returns; 0 on padding rows."""
     batch = _current.get()
     real = batch.real_B.nonzero().squeeze(1)
-    rewards_BT = token_level_rewards[real]
-    advantages = torch.zeros_like(token_level_rewards)
-    advantages[real] = estimate(batch.estimator, batch.records, rewards_BT)
-    advantages = advantages * response_mask
-    return advantages, advantages
+    rewards = token_level_rewards[real]  # a copy
+    rewards[:, 0] += torch.tensor([row.bonus for row in batch.scored], dtype=rewards.dtype, device=rewards.device)
+    weighted, plain = torch.zeros_like(token_level_rewards), torch.zeros_like(token_level_rewards)
+    found = estimate(batch.estimator, batch.scored, rewards, response_mask[real].sum(1))
+    weighted[real], plain[real] = found.weighted(response_mask[real]), found.tokens(response_mask[real])
+    return weighted, plain
 
 
-def estimate(estimator: Any, records: list[dict[str, Any]], rewards_BT: torch.Tensor) -> torch.Tensor:
-    """Advantages (B, T) of rollouts with these records and token-level rewards (B, T), the padding included."""
-
-    def column_B(name: str) -> torch.Tensor:
-        return torch.tensor([record[name] for record in records], dtype=rewards_BT.dtype)
-
-    groups = [record["group"] for record in records]
-    judged_B = column_B("unjudged") == 0 if "unjudged" in records[0] else None
-    if hasattr(estimator, "token_advantages"):
-        # Perception is all up to the end of the observation, counted in the response's own tokens by the reward worker.
-        perception_BT = torch.arange(rewards_BT.shape[1]) < column_B("perception_tokens").unsqueeze(1)
-        rewards = column_B("perception"), column_B("reasoning")
-        return estimator.token_advantages(*rewards, groups, perception_BT, ~perception_BT, judged_B)
-    tasks = [record["task"] for record in records]
-    return estimator.advantages(rewards_BT.sum(1), groups, tasks, judged_B).unsqueeze(1).expand_as(rewards_BT)
+def estimate(
+    estimator: Estimator, scored: list[Scored], rewards_BT: torch.Tensor, tokens_B: torch.Tensor
+) -> Advantages:
+    """Advantages of rollouts with token-level rewards (B, T) and so many tokens (B,)."""
+    components = [row.components for row in scored]
+    groups, tasks = [row.group for row in scored], [row.task for row in scored]
+    return estimator.advantages(Batch.of(components, groups, tasks, rewards_BT.sum(1), tokens_B))
 
 
 @register_trainer("camreasoner")
 class Trainer(PPOTrainerSync):
     """Synchronous trainer with a stateful advantage estimator, repeatable batches and online filtering.
 
-    `algorithm.camreasoner.advantage` holds `{"name": ..., **settings}` of the estimator.
+    `algorithm.camreasoner.advantage` holds `{"name": ..., **settings}` of the estimator, `held_out` the settings of
+    `HeldOut`, or None.
     """
 
     # The base class asks for the name "sync" (trainer_base.py: replay buffer, checkpoints), and takes any other name
     # for an asynchronous trainer.
     trainer_mode = property(lambda self: "sync", lambda self, _: None)
 
-    def __init__(self, config) -> None:
-        settings = OmegaConf.to_container(config.algorithm.camreasoner.advantage, resolve=True)
-        self.estimator = ESTIMATORS[settings.pop("name")](**settings)
-        if hasattr(self.estimator, "token_advantages") and config.algorithm.use_kl_in_reward:
-            raise ValueError(
-                "a KL term in the reward does not reach rewards by process; use rl.kl_coef, a term of the loss"
-            )
+    def __init__(self, config: Any) -> None:
+        settings: Any = OmegaConf.to_container(config.algorithm.camreasoner.advantage, resolve=True)
+        self.estimator = build(settings)
+        if self.estimator.reads and config.algorithm.use_kl_in_reward:
+            raise ValueError("a KL term in the reward does not reach its components; use rl.kl_coef, a loss term")
+        ours: Any = OmegaConf.to_container(config.algorithm.camreasoner, resolve=True)
+        self.relation_weight: float = ours["relation_weight"]
+        self.held_out = HeldOut(ours["held_out"], ours["reward"], config.data.seed) if ours["held_out"] else None
         self._fetched = 0
         super().__init__(config)
 
-    # ---------------------------------------------------------------- batches that can be repeated
+    # ---------------------------------------------------------------- repeatable batches
 
     def on_step_begin(self) -> None:
         self._fetched = 0
         super().on_step_begin()
 
-    def _fetch_one_gen_batch(self):
-        """verl's next prompts, named by step and place instead of by random ids: sampling seeds hang on the names."""
+    def _fetch_one_gen_batch(self) -> Any:
+        """verl's next prompts, named by step and index instead of by random ids: the names seed the sampling."""
         batch = super()._fetch_one_gen_batch()
         names = [f"step{self.global_steps:06d}.{self._fetched + i:05d}" for i in range(len(batch))]
         self._fetched += len(batch)
         batch["uid"] = NonTensorStack.from_list([NonTensorData(name) for name in names])
         return batch
 
-    def _balance_batch(self, batch, metrics, **kwargs):
-        """Rollouts arrive in any order; mini-batches must not depend on it."""
+    def _balance_batch(self, batch: Any, metrics: dict[str, Any], **kwargs: Any) -> Any:
+        """Rollouts arrive in any order; mini-batches must not depend on it. The rollouts of a prompt share a rank."""
         batch.reorder(sorted(range(len(batch)), key=lambda row: row_order(batch.keys[row])))
-        return super()._balance_batch(batch, metrics, **kwargs)
+        batch = super()._balance_batch(batch, metrics, **kwargs)
+        ranks = max(self.actor_rollout_wg._dispatch_info["actor"]) + 1
+        if ranks > 1:
+            padding = [tag.get("is_padding", False) for tag in batch.tags]
+            groups = [key if alone else row_order(key)[0] for key, alone in zip(batch.keys, padding)]
+            batch.reorder(whole_groups(groups, [tag["seq_len"] for tag in batch.tags], ranks))
+        return batch
+
+    # ---------------------------------------------------------------- val split
+
+    def on_train_begin(self) -> None:
+        super().on_train_begin()
+        step = self.global_steps - 1  # of the weights that are there
+        if self.held_out and self.held_out.missing(step, last=step >= self.total_training_steps):
+            self._evaluate(self.held_out, step)
+
+    def _validate(self) -> dict[str, float]:
+        assert self.held_out is not None  # trainer.test_freq
+        return self._evaluate(self.held_out, self.global_steps)
+
+    def _evaluate(self, held_out: HeldOut, step: int) -> dict[str, float]:
+        metrics, ends = held_out.evaluate(self, step)
+        if ends:
+            self.total_training_steps = step
+        return metrics
 
     # ---------------------------------------------------------------- advantage
 
-    def _compute_advantage(self, batch, metrics):
+    def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
         real_B = torch.tensor([not tag.get("is_padding", False) for tag in batch.tags])
         fields = ["extra_info", "extra_fields"]
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
-        records = [record for record, real in zip(_records(batch.keys, data), real_B.tolist()) if real]
-        token = _current.set(_Batch(self.estimator, records, real_B))
+        scored = list(_scored(batch, data, self.relation_weight).values())
+        token = _current.set(_Batch(self.estimator, scored, real_B))
         try:
             batch = super()._compute_advantage(batch, metrics)
         finally:
             _current.reset(token)
-        metrics.update(step_meters(records, len(self._truncated(batch))))
+        metrics.update(step_metrics(scored, len(self._truncated(batch))))
         metrics.update(self.estimator.metrics())
         return batch
 
-    def _truncated(self, batch) -> set[str]:
-        """Keys of the rollouts that were cut at the token limit."""
+    def _truncated(self, batch: Any) -> set[str]:
+        """Keys of the rollouts that were truncated at the token limit."""
         limit = self.config.data.max_response_length
         long = [key for key, tag in zip(batch.keys, batch.tags) if tag["response_len"] >= limit]
         if not long:
@@ -140,40 +168,47 @@ class Trainer(PPOTrainerSync):
 
     # ---------------------------------------------------------------- records
 
-    def _log_rollout_data(self, batch, timing_raw, rollout_data_dir) -> None:
-        """One JSON line per rollout: everything that rewards and advantages can be recomputed from."""
-        fields = ["extra_info", "extra_fields", "prompts", "responses", "advantages"]
+    def _log_rollout_data(self, batch: Any, timing_raw: Any, rollout_data_dir: str) -> None:
+        """Write one record per rollout: all that is needed to recompute rewards and advantages."""
+        fields = ["extra_info", "extra_fields", "prompts", "responses", "returns"]
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
         samples = [_sample(info) for info in plain(data["extra_info"])]
         truncated = self._truncated(batch)
-        lines, prompts = [], {}
-        for row, record in enumerate(_records(batch.keys, data)):
-            if batch.tags[row].get("is_padding", False):
-                continue
-            response, advantages = data["responses"][row], data["advantages"][row]
-            group = record["group"]
-            if group not in prompts:  # thousands of placeholders long where a clip is
-                prompts[group] = self.tokenizer.decode(data["prompts"][row], skip_special_tokens=True)
-            if record.get("perception_tokens"):
-                record["advantage_perception"] = round(float(advantages[0]), 6)
-            lines.append(
-                {
-                    "step": self.global_steps,
-                    "rollout": batch.keys[row],
-                    **{name: value for name, value in record.items() if not name.startswith("judge/")},
-                    "advantage": round(float(advantages[-1]), 6),
-                    "prompt": prompts[group],
-                    "response": self.tokenizer.decode(response, skip_special_tokens=True),
-                    "response_tokens": len(response),
-                    "truncated": batch.keys[row] in truncated,
-                    "sample": samples[row],
-                }
+        rollouts: list[Rollout] = []
+        prompts: dict[str, str] = {}
+        for row, scored in _scored(batch, data, self.relation_weight).items():
+            response, advantages = data["responses"][row], data["returns"][row]  # not yet weighted
+            if scored.group not in prompts:  # thousands of placeholders long where a clip is
+                prompts[scored.group] = self.tokenizer.decode(data["prompts"][row], skip_special_tokens=True)
+            perception = float(advantages[0]) if scored.components.get("perception_tokens") else None
+            rollout = Rollout(
+                step=self.global_steps,
+                rollout=batch.keys[row],
+                id=scored.id,
+                task=scored.task,
+                group=scored.group,
+                malformed=scored.malformed,
+                mismatch=scored.mismatch,
+                advantage=round(float(advantages[-1]), 6),
+                advantage_perception=None if perception is None else round(perception, 6),
+                prompt=prompts[scored.group],
+                response=self.tokenizer.decode(response, skip_special_tokens=True),
+                response_tokens=len(response),
+                truncated=batch.keys[row] in truncated,
+                sample=samples[row],
+                **scored.components,
             )
-        path = Path(rollout_data_dir) / f"{self.global_steps}.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-        partial.replace(path)
+            rollouts.append(rollout)
+        lines = (rollout.line() for rollout in rollouts)
+        write_text(Path(rollout_data_dir) / f"{self.global_steps}.jsonl", "".join(lines))
+        if (wandb := self.logger.logger.get("wandb")) and self._saves():
+            run = RunFolder(Path(rollout_data_dir).parents[1])
+            log_rollouts(wandb, rollouts, run.data, self.global_steps)
+
+    def _saves(self) -> bool:
+        """Whether a step ends with a checkpoint."""
+        every = self.config.trainer.save_freq
+        return self.global_steps >= self.total_training_steps or (every > 0 and self.global_steps % every == 0)
 
     # ---------------------------------------------------------------- state
 
@@ -195,21 +230,52 @@ class Trainer(PPOTrainerSync):
             return
         self.estimator.load_state_dict(json.loads((self._step_folder() / STATE_FILE).read_text()))
         state = self._step_folder() / FILTER_FILE
-        if self.replay_buffer.filter is not None and state.exists():  # not where filtering was switched on since
+        if self.replay_buffer.filter is not None and state.exists():  # not if filtering was switched on later
             self.replay_buffer.load_state_dict(torch.load(state, weights_only=True))
 
 
-def _records(keys: list[str], data: Any) -> list[dict[str, Any]]:
-    """Sample id, task, group and reward components of each row, and what else the reward worker found."""
-    rows = zip(keys, plain(data["extra_info"]), plain(data["extra_fields"]))
-    return [
-        {"id": info["id"], "task": info["task"], "group": row_order(key)[0], **extra["reward_extra_info"]}
-        for key, info, extra in rows
+def whole_groups(groups: Sequence[str], tokens: Sequence[int], ranks: int) -> list[int]:
+    """Order of rows in which each rank's share (equal numbers of rows) holds whole groups, and about as many tokens.
+
+    Example:
+        >>> whole_groups(["a", "b", "c", "a", "b", "c", "d", "d"], [9, 1, 5, 9, 1, 5, 2, 2], 2)
+        [0, 3, 1, 4, 2, 5, 6, 7]
+    """
+    rows: dict[str, list[int]] = {}
+    for row, group in enumerate(groups):
+        rows.setdefault(group, []).append(row)
+    room = len(groups) // ranks
+    shares: list[list[int]] = [[] for _ in range(ranks)]
+    load = [0] * ranks
+    for members in sorted(rows.values(), key=lambda members: -sum(tokens[row] for row in members)):
+        while members:  # a group is split where no rank has room for all of it
+            free = [rank for rank in range(ranks) if len(shares[rank]) + len(members) <= room]
+            free = free or [rank for rank in range(ranks) if len(shares[rank]) < room]
+            rank = min(free, key=load.__getitem__)
+            placed, members = members[: room - len(shares[rank])], members[room - len(shares[rank]) :]
+            shares[rank] += placed
+            load[rank] += sum(tokens[row] for row in placed)
+    first = {group: number for number, group in enumerate(rows)}
+    return [row for share in shares for row in sorted(share, key=lambda row: (first[groups[row]], row))]
+
+
+def _scored(batch: Any, data: Any, relation_weight: float) -> dict[int, Scored]:
+    """Row -> what the reward worker returned, with the relation to the twin's answers; without padding rows."""
+    infos, extras = plain(data["extra_info"]), plain(data["extra_fields"])
+    rows = [row for row, tag in enumerate(batch.tags) if not tag.get("is_padding", False)]
+    scored = [
+        Scored.of(infos[row]["id"], infos[row]["task"], row_order(batch.keys[row])[0], extras[row]["reward_extra_info"])
+        for row in rows
     ]
+    if relation_weight:
+        counterparts = [_sample(infos[row])["extras"].get("counterpart") for row in rows]
+        answers = [Answer(one.group, of, one.chosen) for one, of in zip(scored, counterparts)]
+        scored = [one.related(found, relation_weight) for one, found in zip(scored, relations(answers))]
+    return dict(zip(rows, scored))
 
 
 def _sample(info: dict[str, Any]) -> dict[str, Any]:
     """The sample's fields without its chain, which no reward reads."""
-    sample = json.loads(info["sample"])
+    sample: dict[str, Any] = json.loads(info["sample"])
     sample.pop("chain", None)
     return sample

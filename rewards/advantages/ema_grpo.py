@@ -1,36 +1,46 @@
 """EMA-GRPO: the group mean as baseline, a running standard deviation per task as scale (CamReasoner, equation 5)."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from rewards.advantages.grpo import group_ids, group_mean, group_std
+from rewards.advantages.base import Advantages, Batch, group_ids, group_mean, group_std
 
 
 class EmaGrpo:
     """A_i = (R_i - mean of its group) / sigma_task, sigma² = EMA[R²] - EMA[R]², one pair of averages per task.
 
-    The defaults are the published code's behaviour: the averages take in the batch before it is scaled, and start at
-    its first batch without bias correction.
+    The defaults are the published code's behaviour: the averages are updated with a batch before it is scaled, and
+    start at the first batch without bias correction.
 
     Args:
         decay: of the moving averages.
         min_std: lower bound of sigma.
         guard_abs_max: a group in which |A| exceeds it is scaled by its own standard deviation (the population's)
             instead; None switches the guard off.
-        update: "before_scaling" (the published code) or "after_scaling" (a batch is scaled by what came before it;
+        update: "before_scaling" (the published code) or "after_scaling" (a batch is scaled by the averages before it;
             the first batch of a task by itself).
         bias_correction: start the averages at 0 and divide by 1 - decay^n, so that the first batch loses its weight
             as in Adam, instead of keeping decay^n of it.
+
+    Example:
+        >>> batch = Batch(torch.tensor([1.0, 0.0, 1.0, 1.0]), groups_B=["a", "a", "b", "b"], tasks_B=["binary"] * 4)
+        >>> estimator = EmaGrpo()
+        >>> estimator.advantages(batch).response_B  # sigma = sqrt(3) / 4
+        tensor([ 1.1547, -1.1547,  0.0000,  0.0000])
+        >>> estimator.state_dict()  # mean, mean square, batches
+        {'binary': [0.75, 0.75, 1]}
     """
+
+    reads: frozenset[str] = frozenset()
 
     def __init__(
         self,
         decay: float = 0.99,
         min_std: float = 1e-3,
         guard_abs_max: float | None = 5.0,
-        update: str = "before_scaling",
+        update: Literal["before_scaling", "after_scaling"] = "before_scaling",
         bias_correction: bool = False,
     ) -> None:
         if not 0 <= decay < 1:
@@ -42,29 +52,21 @@ class EmaGrpo:
         self._moments: dict[str, tuple[float, float, int]] = {}  # task -> EMA[R], EMA[R²], batches seen
         self._metrics: dict[str, float] = {}
 
-    def advantages(
-        self,
-        scores_B: torch.Tensor,
-        groups_B: Sequence[str],
-        tasks_B: Sequence[str],
-        judged_B: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """(B,) advantages of scores (B,), and the averages moved on by this batch.
-
-        `judged_B`: (B,) false for a row whose reward lacks a verdict; it gets 0 and moves nobody else.
-        """
+    def advantages(self, batch: Batch) -> Advantages:
+        """The same for all tokens of a response; updates the averages with this batch."""
+        scores_B, groups_B, tasks_B, judged_B = batch.scores_B, batch.groups_B, batch.tasks_B, batch.judged_B
         ids_B, task_ids_B = group_ids(groups_B, judged_B), group_ids(tasks_B)
         names = list(dict.fromkeys(tasks_B))
         counted_B = torch.ones_like(scores_B, dtype=torch.bool) if judged_B is None else judged_B.bool()
-        batch = self._batch_moments(scores_B[counted_B], task_ids_B[counted_B], names)
+        moments = self._batch_moments(scores_B[counted_B], task_ids_B[counted_B], names)
 
-        before = [task for task in batch if self.update == "before_scaling" or task not in self._moments]
+        before = [task for task in moments if self.update == "before_scaling" or task not in self._moments]
         for task in before:
-            self._take_in(task, *batch[task])
+            self._update(task, *moments[task])
         sigma_T = torch.tensor([self.std(task) if task in self._moments else 1.0 for task in names], dtype=torch.double)
-        for task in batch:
+        for task in moments:
             if task not in before:
-                self._take_in(task, *batch[task])
+                self._update(task, *moments[task])
 
         centred_B = scores_B - group_mean(scores_B, ids_B)
         advantages_B = centred_B / sigma_T[task_ids_B]
@@ -75,10 +77,10 @@ class EmaGrpo:
                 own_B = centred_B / group_std(scores_B, ids_B, unbiased=False).clamp_min(self.min_std)
                 advantages_B = torch.where(over_G[ids_B], own_B, advantages_B)
         self._metrics = {
-            **{f"ema/batch_std/{task}": max(square - mean**2, 0.0) ** 0.5 for task, (mean, square) in batch.items()},
+            **{f"ema/batch_std/{task}": max(square - mean**2, 0.0) ** 0.5 for task, (mean, square) in moments.items()},
             "ema/guard_hits": float(guarded),
         }
-        return advantages_B.to(scores_B.dtype)
+        return Advantages(advantages_B.to(scores_B.dtype))
 
     @staticmethod
     def _batch_moments(
@@ -89,7 +91,7 @@ class EmaGrpo:
         sums = [torch.bincount(task_ids_B, weights, len(names)).tolist() for weights in (None, scores_B, scores_B**2)]
         return {task: (first / n, second / n) for task, n, first, second in zip(names, *sums) if n}
 
-    def _take_in(self, task: str, mean: float, square: float) -> None:
+    def _update(self, task: str, mean: float, square: float) -> None:
         if task not in self._moments:
             start = (0.0, 0.0) if self.bias_correction else (mean, square)
             self._moments[task] = (*start, 0)
@@ -107,10 +109,10 @@ class EmaGrpo:
         if self.bias_correction:
             correction = 1 - self.decay**seen
             first, second = first / correction, second / correction
-        return max(max(second - first**2, 0.0) ** 0.5, self.min_std)
+        return max(float(max(second - first**2, 0.0) ** 0.5), self.min_std)
 
     def metrics(self) -> dict[str, float]:
-        """Sigma of each task; of the last batch each task's own deviation, and how many groups the guard rail took."""
+        """Sigma of each task; the last batch's standard deviation by task, and how many of its groups hit the guard."""
         return {f"ema/std/{task}": self.std(task) for task in sorted(self._moments)} | self._metrics
 
     def state_dict(self) -> dict[str, Any]:
@@ -118,5 +120,5 @@ class EmaGrpo:
         return {task: list(moments) for task, moments in self._moments.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a saved state; the next advantages equal those of an unbroken run."""
+        """Restore a saved state: the next advantages equal those of an uninterrupted run."""
         self._moments = {task: (float(m), float(s), int(n)) for task, (m, s, n) in state.items()}

@@ -4,10 +4,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_tools.controls import UnmappedError, controlled, mapped_motion, mapped_text, shuffled, skipped
-from data_tools.questions import BINARY_QUESTIONS
+from data_tools.controls import (
+    UnmappedError,
+    controlled,
+    mapped_motion,
+    mapped_text,
+    shuffled,
+    skipped,
+    twin,
+    twins,
+)
+from data_tools.rendered.questions import BINARY_QUESTIONS
 from data_tools.sample import Sample
-from rewards.motions import NAMES, PRIMITIVES
+from rewards.motions import NAMES, PRIMITIVES, confusable
 
 TURNS = ("mirrored", "reversed")
 
@@ -81,6 +90,55 @@ def test_a_control_keeps_the_answer_where_it_turns_the_question():
     assert controlled(sample(), "blank", 0) == controlled(sample(), "shuffled_frames", 0) == sample()
     with pytest.raises(UnmappedError, match="task ocr"):
         controlled(sample(task="ocr", options=[], answer="EXIT"), "mirrored", 0)
+
+
+@pytest.mark.parametrize("turn", TURNS)
+@pytest.mark.parametrize("motion", PRIMITIVES)
+def test_a_twin_is_the_same_question_with_the_answer_that_follows(turn, motion):
+    for asked in PRIMITIVES:
+        given = {"question": BINARY_QUESTIONS[asked], "answer": "AB"[asked == motion]}
+        other = twin(sample(**given, extras={"motion": motion, "asked": asked, "confusable": True}), turn, {})
+        seen = mapped_motion(motion, turn)
+        assert (other.question, other.answer_text) == (given["question"], "Yes" if asked == seen else "No")
+        assert other.extras == {"motion": seen, "asked": asked, "confusable": asked == confusable(seen)}
+    options = list(NAMES.values())
+    given = {
+        "task": "choice",
+        "options": options,
+        "answer": chr(65 + options.index(NAMES[motion])),
+        "question": "Which?",
+    }
+    other = twin(sample(**given | {"question": "How does the camera move?"}, extras={"motion": motion}), turn, {})
+    assert (other.options, other.answer_text) == (options, NAMES[seen])
+
+
+def test_without_a_motion_the_label_of_the_opposite_answers_a_twin():
+    left = sample(extras={})
+    right = sample(id="r", question=BINARY_QUESTIONS["pan_right"], answer="A", extras={})
+    still = sample(id="s", question=BINARY_QUESTIONS["static"], answer="A", extras={})
+    found, reasons = twins([left, right, still], "mirrored")
+    assert [(other.id, other.answer_text) for other in found] == [
+        ("q", "No"),
+        ("r", "Yes"),
+        ("s", "No"),
+    ] and not reasons
+    found, reasons = twins([left, right, still], "mirrored", changed=True)
+    assert [other.id for other in found] == ["q", "r"] and reasons == ["the answer stays"]
+    elsewhere = right.model_copy(update={"start": 2.0})
+    assert twins([left, elsewhere], "mirrored") == ([], ["no label of the opposite"] * 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"task": "choice", "options": ["pan left", "static"], "answer": "A", "question": "Which?"}, "counterpart"),
+        ({"task": "choice", "options": ["cat", "dog"], "question": "Who turns left?"}, "names a direction"),
+        ({"answer": "A"}, "contradicts"),
+    ],
+)
+def test_a_twin_without_a_sure_answer_is_refused(changes, reason):
+    with pytest.raises(UnmappedError, match=reason):
+        twin(sample(**changes), "mirrored", {})
 
 
 @given(st.integers(2, 26), st.data())

@@ -2,10 +2,10 @@
 
 import huggingface_hub
 import pytest
-import typer.testing
 
-from data_tools.download import DownloadError, download, main
+from data_tools.download import DownloadArguments, DownloadError, download, main
 from data_tools.sources import named
+from data_tools.sources.base import SourceError
 
 
 def test_what_the_hub_has_is_fetched(tmp_path, monkeypatch):
@@ -24,10 +24,10 @@ def test_without_a_network_it_says_so(tmp_path):
         download(named("activitynet"), tmp_path)
 
 
-def test_the_command_tells_licence_and_layout_first(tmp_path):
-    app = typer.Typer()
-    app.command()(main)
-    done = typer.testing.CliRunner().invoke(app, ["charades_sta", "--to", str(tmp_path)])
-    assert done.exit_code == 1 and "non-commercial" in done.output and "<video id>.mp4" in done.output
-    done = typer.testing.CliRunner().invoke(app, ["nothing"])
-    assert done.exit_code == 1 and "choose of" in done.output
+def test_the_command_shows_licence_and_layout_first(tmp_path, capsys):
+    with pytest.raises(DownloadError):
+        main(DownloadArguments(source="charades_sta", to=tmp_path))
+    shown = capsys.readouterr().out
+    assert "non-commercial" in shown and "<video id>.mp4" in shown
+    with pytest.raises(SourceError, match="choose from"):
+        main(DownloadArguments(source="nothing"))

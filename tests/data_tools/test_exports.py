@@ -4,10 +4,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_tools import exports
-from data_tools.exports import ExportError, export_eval, export_llamafactory, export_verl, sample_of
-from data_tools.media import Clip
-from data_tools.sample import Sample
+from data_tools.exports import ExportError, eval_file, export, llamafactory_file, sample_file, sample_of, verl_file
+from data_tools.media.normalise import Clip
+from data_tools.prompt import PLAIN, Form
+from data_tools.sample import Sample, read_samples
 
+FORM = Form()
+THINK = Form(prompt=PLAIN.model_copy(update={"system": "S", "instructions": {"ota": {"default": "Think."}}}))
 CLIPS = {"clips/a.mp4": Clip("clips/a.mp4", 4, 500, 84, 56, 2.0, "")}
 
 
@@ -35,13 +38,15 @@ def media(tmp_path):
 
 
 def test_llamafactory_gets_prompt_response_and_clip(media):
-    assert export_llamafactory([sample()], media, media / "lf", system="S", instruction="Think.") == 1
+    assert export([sample()], media, llamafactory_file(media / "lf", THINK)) == 1
     (record,) = json.loads((media / "lf" / "sft.json").read_text())
     assert [turn["role"] for turn in record["messages"]] == ["system", "user", "assistant"]
     assert record["messages"][1]["content"] == "<video>Does the camera zoom in?\nA. No\nB. Yes\nThink."
     assert record["messages"][2]["content"] == sample().chain
     assert record["videos"] == ["clips/a.mp4"]
-    assert export_llamafactory((sample(id=str(n)) for n in range(3)), media, media / "lf", name="other") == 3
+    assert (
+        export((sample(id=str(n)) for n in range(3)), media, llamafactory_file(media / "lf", FORM, name="other")) == 3
+    )
     assert len(json.loads((media / "lf" / "other.json").read_text())) == 3
     assert set(json.loads((media / "lf" / "dataset_info.json").read_text())) == {"sft", "other"}
 
@@ -49,7 +54,7 @@ def test_llamafactory_gets_prompt_response_and_clip(media):
 def test_verl_gets_prompt_clip_and_whole_sample(media, monkeypatch):
     monkeypatch.setattr(exports, "ROWS", 1)
     mixed = [sample(), sample(id="b", task="choice", chain=None, extras={"spans": [[0.5, 1.0]]})]
-    assert export_verl(mixed, media, media / "rl" / "train.parquet", CLIPS) == 2
+    assert export(mixed, media, verl_file(media / "rl" / "train.parquet", media, CLIPS, FORM)) == 2
     rows = pq.read_table(media / "rl" / "train.parquet").to_pylist()
     assert rows[0]["prompt"] == [{"role": "user", "content": "<video>Does the camera zoom in?\nA. No\nB. Yes"}]
     (video,) = rows[0]["videos"]
@@ -61,33 +66,38 @@ def test_verl_gets_prompt_clip_and_whole_sample(media, monkeypatch):
 
 
 def test_evaluators_get_the_same_prompt_and_clip(media):
-    assert export_eval([sample()], media, media / "eval" / "test.jsonl", CLIPS, "S", "Think.") == 1
+    files = [
+        eval_file(media / "eval" / "test.jsonl", media, CLIPS, THINK),
+        verl_file(media / "x.parquet", media, CLIPS, THINK),
+        sample_file(media / "x.jsonl"),
+    ]
+    assert export(iter([sample()]), media, *files) == 1  # in one pass
+    assert list(read_samples(media / "x.jsonl")) == [sample()]
     record = json.loads((media / "eval" / "test.jsonl").read_text())
     assert Sample(**record["sample"]) == sample() and record["videos"][0]["nframes"] == 4
-    export_verl([sample()], media, media / "x.parquet", CLIPS, "S", "Think.")
     (row,) = pq.read_table(media / "x.parquet").to_pylist()
     assert (row["prompt"], row["videos"]) == (record["messages"], record["videos"])
 
 
-EXPORTS = [
-    export_llamafactory,
-    lambda samples, media, out: export_verl(samples, media, out / "x.parquet", CLIPS),
-    lambda samples, media, out: export_eval(samples, media, out / "x.jsonl", CLIPS),
+FILES = [
+    lambda media: llamafactory_file(media / "out", FORM),
+    lambda media: verl_file(media / "out" / "x.parquet", media, CLIPS, FORM),
+    lambda media: eval_file(media / "out" / "x.jsonl", media, CLIPS, FORM),
 ]
 
 
-@pytest.mark.parametrize("export", EXPORTS)
-def test_what_an_engine_would_choke_on_is_refused(media, export):
+@pytest.mark.parametrize("file", FILES)
+def test_samples_that_engines_cannot_read_are_refused_and_no_file_is_left(media, file):
     with pytest.raises(ExportError, match="no samples"):
-        export([], media, media / "out")
+        export([], media, file(media))
     with pytest.raises(ExportError, match="b: video: .*gone.mp4 is missing"):
-        export([sample(), sample(id="b", video="clips/gone.mp4")], media, media / "out")
+        export([sample(), sample(id="b", video="clips/gone.mp4")], media, file(media))
     (media / "clips" / "a.mp4").write_bytes(b"")
     with pytest.raises(ExportError, match="a: video: .*a.mp4 is empty"):
-        export([sample()], media, media / "out")
-    assert not [path for path in media.rglob("out/*") if path.suffix != ".partial"]
+        export([sample()], media, file(media))
+    assert not list(media.rglob("out/*"))
 
 
 def test_sft_needs_a_chain(media):
     with pytest.raises(ExportError, match="a: chain"):
-        export_llamafactory([sample(chain=None)], media, media / "out")
+        export([sample(chain=None)], media, llamafactory_file(media / "out", FORM))

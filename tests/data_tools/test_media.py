@@ -12,20 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_videos import rotated, truncated, without_rate, write_audio, write_video
 
-from data_tools import media
-from data_tools.media import (
-    Budget,
-    Clip,
-    MediaError,
-    clip_name,
-    normalise,
-    normalise_all,
-    require_budget,
-    sampling,
-    write_manifest,
-)
-from data_tools.probe import ClipError
-from data_tools.render import read_clip
+from data_tools.media import store as store_module
+from data_tools.media.budget import Budget, MediaError, sampling
+from data_tools.media.child import ClipError
+from data_tools.media.normalise import Clip, clip_name, normalise
+from data_tools.media.parallel import Threads
+from data_tools.media.store import normalise_all, require_budget, write_manifest
+from data_tools.rendered.scene import read_clip
+from data_tools.sample import Cut
 
 BUDGET = Budget(fps=2.0, max_frames=8, min_frames=4, max_pixels=28 * 28 * 12, min_pixels=784)
 budgets = st.builds(
@@ -162,7 +156,35 @@ def test_names_tell_content_budget_and_nothing_else(tmp_path):
     assert not list(tmp_path.rglob("*.partial"))
 
 
+@pytest.mark.parametrize("options", [{}, {"bf": "3"}])
+def test_a_part_of_a_video_is_what_is_shown_between_its_seconds(tmp_path, options):
+    path = write_video(tmp_path / "a.mp4", frames=80, **options)  # 10 s
+    whole = normalise(path, BUDGET, tmp_path)
+    part = normalise(path, BUDGET, tmp_path, 2.5, 6.0)
+    assert part.video != whole.video and part.source_sha256 == whole.source_sha256
+    assert (part.duration, part.frames, part.step_ms) == (3.5, 8, 500)  # 7 frames at the budget's rate, in pairs
+    facts = json.loads((tmp_path / part.video).with_suffix(".json").read_text())
+    assert facts["source_seconds"] == pytest.approx([2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5, 5.875])
+    with av.open(str(path)) as file:
+        size = (part.width, part.height, "rgb24")
+        frames = [f.reformat(*size, interpolation="BICUBIC").to_ndarray() for f in file.decode(video=0)]
+    shown = [round(8 * second) for second in facts["source_seconds"]]
+    np.testing.assert_array_equal(read_clip(tmp_path / part.video), np.stack(frames)[shown])
+    to_the_end = normalise(path, BUDGET, tmp_path, start=7.0)
+    assert to_the_end.duration == normalise(path, BUDGET, tmp_path, 7.0, 99.0).duration == 3.0
+    assert normalise(path, BUDGET, tmp_path, end=1.0).duration == 1.0
+    for bounds, reason in (((10.0, 12.0), "after_end"), ((1.0, 1.01), "one_frame")):
+        with pytest.raises(ClipError) as error:
+            normalise(path, BUDGET, tmp_path, *bounds)
+        assert error.value.reason == reason
+
+
 # ---------------------------------------------------------------- many videos
+
+
+def by_name(videos, root, store, *settings, **more) -> dict:
+    made = normalise_all([Cut(video) for video in videos], root, store, BUDGET, *settings, **more)
+    return {cut.video: answer for cut, answer in made}
 
 
 def test_broken_videos_are_named_and_the_rest_goes_on(tmp_path, monkeypatch):
@@ -181,7 +203,7 @@ def test_broken_videos_are_named_and_the_rest_goes_on(tmp_path, monkeypatch):
         write_video(root / f"{name}.mp4", seed=ord(name))
     videos = sorted(path.name for path in root.iterdir()) + ["../outside.mp4", "gone.mp4"]
     seen = []
-    found = dict(normalise_all(videos, root, store, BUDGET, workers=2, progress=lambda *done: seen.append(done)))
+    found = by_name(videos, root, store, Threads(2), progress=lambda *done: seen.append(done))
     assert found.keys() == set(videos) and seen[-1] == (len(videos), len(videos))
     reasons = {name: answer.reason for name, answer in found.items() if isinstance(answer, ClipError)}
     assert reasons == {
@@ -192,7 +214,7 @@ def test_broken_videos_are_named_and_the_rest_goes_on(tmp_path, monkeypatch):
         "link.mp4": "outside",
         "narrow.mp4": "shape",
         "no_rate.mp4": "no_rate",
-        "page.mp4": "undecodable",
+        "page.mp4": "no_video",
         "single.mp4": "one_frame",
         "zero.mp4": "empty",
     }
@@ -205,22 +227,34 @@ def test_broken_videos_are_named_and_the_rest_goes_on(tmp_path, monkeypatch):
     (store / found["b.mp4"].video).unlink()
     write_video(root / "zero.mp4")
     asked = []
-    monkeypatch.setattr(media, "ask", lambda path, *_: asked.append(path.name) or asdict(found["a.mp4"]))
-    again = dict(normalise_all(videos, root, store, BUDGET, workers=1))
+    monkeypatch.setattr(store_module, "ask_child", lambda path, *_: asked.append(path.name) or asdict(found["a.mp4"]))
+    again = by_name(videos, root, store, Threads(1))
     assert sorted(asked) == ["b.mp4", "zero.mp4"]
     assert str(again["cut.mp4"]) == str(found["cut.mp4"]) and again["a.mp4"] == found["a.mp4"]
-    monkeypatch.setattr(media, "ask", None)
-    assert len(dict(normalise_all(["a.mp4", "zero.mp4"], root, store, BUDGET))) == 2  # the log's end is whole again
+    monkeypatch.setattr(store_module, "ask_child", None)
+    assert len(by_name(["a.mp4", "zero.mp4"], root, store)) == 2  # the log's end is whole again
+
+
+def test_parts_of_one_video_are_clips_of_their_own(tmp_path, monkeypatch):
+    write_video(tmp_path / "a.mp4", frames=80)
+    cuts = [Cut("a.mp4"), Cut("a.mp4", 1.0, 4.0), Cut("a.mp4", 1.0, 5.0), Cut("a.mp4", 20.0)]
+    made = dict(normalise_all(cuts, tmp_path, tmp_path / "store", BUDGET, Threads(1)))
+    assert [made[cut].duration for cut in cuts[:3]] == [10.0, 3.0, 4.0]
+    assert len({made[cut].video for cut in cuts[:3]}) == 3
+    assert made[cuts[3]].reason == "after_end" and "from 20 s on, but ends at 10.00 s" in str(made[cuts[3]])
+    monkeypatch.setattr(store_module, "ask_child", None)  # all are known
+    again = dict(normalise_all(cuts, tmp_path, tmp_path / "store", BUDGET, Threads(1)))
+    assert list(map(str, again.values())) == list(map(str, made.values()))
 
 
 def test_a_video_that_takes_too_long_is_given_up_and_asked_again(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     write_video(tmp_path / "a.mp4", frames=400)
-    (_, answer), *_ = normalise_all(["a.mp4"], tmp_path, tmp_path / "store", BUDGET, workers=1, timeout_s=0.001)
+    (_, answer), *_ = normalise_all([Cut("a.mp4")], tmp_path, tmp_path / "store", BUDGET, Threads(1), timeout_s=0.001)
     assert isinstance(answer, ClipError) and answer.reason == "timeout"
-    (_, answer), *_ = normalise_all(["a.mp4"], tmp_path, tmp_path / "store", BUDGET, workers=1)
+    (_, answer), *_ = normalise_all([Cut("a.mp4")], tmp_path, tmp_path / "store", BUDGET, Threads(1))
     assert isinstance(answer, Clip)
-    (_, answer), *_ = normalise_all(["pipe"], tmp_path, tmp_path / "store", BUDGET, workers=1)
+    (_, answer), *_ = normalise_all([Cut("pipe")], tmp_path, tmp_path / "store", BUDGET, Threads(1))
     assert answer.reason == "no_file"
 
 

@@ -3,12 +3,16 @@ import pickle
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import count
 
 import made_videos as clips
 import pytest
 
-from data_tools import probe as module
-from data_tools.probe import ClipError, clip_path, probe
+from data_tools.media import child as module
+from data_tools.media.child import ClipError, clip_path
+from data_tools.media.parallel import Threads
+from data_tools.media.probe import probe, probe_all
 
 ECHO_OR_HANG = (
     sys.executable,
@@ -73,7 +77,6 @@ def test_what_cannot_be_used_is_named(tmp_path):
         "no rate": clips.without_rate(tmp_path / "rateless.mp4"),
         "half": clips.truncated(tmp_path / "half.mp4", 0.5),
         "nearly": clips.truncated(tmp_path / "nearly.mp4", 0.98),
-        "tiny": clips.write_video(tmp_path / "tiny.mp4", width=48),
     }
     assert {name: fault(path) for name, path in faults.items()} == {
         "gone": "missing",
@@ -86,7 +89,6 @@ def test_what_cannot_be_used_is_named(tmp_path):
         "no rate": "no_rate",
         "half": "truncated",
         "nearly": "undecodable",
-        "tiny": "undecodable",
     }
     assert probe(clips.write_video(tmp_path / "good.mp4")).frames == 8  # the child has survived them all
 
@@ -97,10 +99,24 @@ def test_a_time_limit_ends_a_decoder_that_hangs(tmp_path, no_idle_children):
     begin = time.monotonic()
     assert fault(tmp_path / "hang", timeout_s=0.2, command=ECHO_OR_HANG) == "timeout"
     assert time.monotonic() - begin < 5
-    assert not module._idle  # it is gone, and another one takes its place
+    assert not module._idle  # the next question starts another one
     assert fault(tmp_path / "crash", command=ECHO_OR_HANG) == "crash"
     assert fault(tmp_path / "fine", command=ECHO_OR_HANG) == "echo"
     assert len(module._idle) == 1
+
+
+def test_a_decoder_that_gets_little_of_its_core_has_the_longer(tmp_path, no_idle_children, monkeypatch):
+    """What counts is what it computes for; one that computes nothing hangs."""
+    answer = """'{"reason": "late", "message": ""}'"""
+    code = "import sys, time; print('{}', flush=True); sys.stdin.readline(); time.sleep(0.5); "
+    code += f"print({answer}, flush=True)"
+    (tmp_path / "fine").write_bytes(b"x")
+    computed = count(step=0.001)
+    monkeypatch.setattr(module, "PATIENCE", 1000)
+    monkeypatch.setattr(module, "_cpu_seconds", lambda process: next(computed))
+    assert fault(tmp_path / "fine", timeout_s=0.1, command=(sys.executable, "-c", code)) == "late"
+    monkeypatch.setattr(module, "_cpu_seconds", lambda process: 0.0)
+    assert fault(tmp_path / "fine", timeout_s=0.1, command=(sys.executable, "-c", code + " ")) == "timeout"
 
 
 def test_the_time_limit_holds_for_the_real_decoder(tmp_path, no_idle_children):
@@ -134,6 +150,25 @@ def test_paths_stay_under_the_media_root(tmp_path):
     assert clip_path(root, "inner.mp4") == root / "inner.mp4"
 
 
+def test_links_are_followed_into_the_folders_that_are_named(tmp_path):
+    """As the Hugging Face hub keeps its files: snapshots/<revision>/<name> is a link to blobs/<hash>."""
+    root, blobs = tmp_path / "snapshots" / "main", tmp_path / "blobs"
+    for folder in (root, blobs, tmp_path / "blobs_of_others"):
+        folder.mkdir(parents=True)
+    clips.write_video(tmp_path / "a.mp4").rename(blobs / "1f")
+    (root / "a.mp4").symlink_to("../../blobs/1f")
+    (root / "b.mp4").symlink_to(tmp_path / "blobs_of_others" / "2f")
+    assert clip_path(root, "a.mp4", [blobs]) == root / "a.mp4"
+    for video, roots in (("a.mp4", []), ("b.mp4", [blobs]), ("../../blobs/1f", [blobs])):
+        with pytest.raises(ClipError, match="outside"):
+            clip_path(root, video, roots)
+    ask = partial(probe_all, ["a.mp4"], root, tmp_path / "probes.jsonl", Threads(1), 60, lambda done, total: None)
+    ((_, fault),) = ask()
+    assert f"to {blobs / '1f'}: name a folder of it in links_into" in str(fault)
+    ((_, found),) = ask([blobs])  # the refusal is not remembered
+    assert found.frames > 1
+
+
 def test_faults_travel_between_processes():
-    fault = pickle.loads(pickle.dumps(ClipError("empty", "a.mp4 holds no byte")))
-    assert (fault.reason, fault.message, str(fault)) == ("empty", "a.mp4 holds no byte", "empty: a.mp4 holds no byte")
+    fault = pickle.loads(pickle.dumps(ClipError("empty", "a.mp4 is empty")))
+    assert (fault.reason, fault.message, str(fault)) == ("empty", "a.mp4 is empty", "empty: a.mp4 is empty")

@@ -5,13 +5,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_tools.questions import BINARY_QUESTIONS, Clip, binary_samples, chain_for, choice_samples, demo_texts
+from data_tools.rendered.questions import (
+    BINARY_QUESTIONS,
+    RenderedClip,
+    binary_samples,
+    chain_for,
+    choice_samples,
+    demo_texts,
+)
 from rewards.motions import NAMES, PRIMITIVES, confusable, stated_motion
 from rewards.response import parse
 
 
-def clips(count: int) -> list[Clip]:
-    return [Clip(f"clips/{n}.mp4", PRIMITIVES[n % 15], f"scene-{n}") for n in range(count)]
+def clips(count: int) -> list[RenderedClip]:
+    return [RenderedClip(f"clips/{n}.mp4", PRIMITIVES[n % 15], f"scene-{n}") for n in range(count)]
 
 
 @settings(max_examples=20, deadline=None)

@@ -1,19 +1,8 @@
 import numpy as np
 import pytest
 
-from data_tools.render import (
-    AXES,
-    JITTER,
-    Track,
-    draw_scene,
-    draw_track,
-    motion_of_track,
-    project,
-    read_clip,
-    render,
-    rotation,
-    write_clip,
-)
+from data_tools.rendered.scene import JITTER, draw_scene, draw_track, project, read_clip, render_frames, write_clip
+from data_tools.tracks import AXES, Track, motion_of_track, rotation
 from rewards.motions import PRIMITIVES
 
 NEAR, FAR = np.array([[0.2, 0.1, 2.5]]), np.array([[0.8, 0.4, 10.0]])
@@ -81,7 +70,7 @@ def test_rendered_pixels_are_where_the_camera_projects_them():
     white = scene.colors_B23.copy()
     white[1] = 50.0
     other = type(scene)(**{**scene.__dict__, "colors_B23": white})
-    changed_THW = (render(scene, track) != render(other, track)).any(-1)
+    changed_THW = (render_frames(scene, track) != render_frames(other, track)).any(-1)
     low, high = scene.low_B3[1], scene.high_B3[1]
     corners = np.array([[x, y, z] for x in (low[0], high[0]) for y in (low[1], high[1]) for z in (low[2], high[2])])
     for changed, seen in zip(changed_THW, project(track, corners)):
@@ -105,7 +94,7 @@ def test_shaking_alone_is_static():
 def test_a_clip_and_its_track_come_back(tmp_path):
     rng = np.random.default_rng(0)
     track = draw_track("zoom_in", rng)
-    frames = render(draw_scene(rng), track)
+    frames = render_frames(draw_scene(rng), track)
     assert frames.shape == (4, 84, 84, 3) and frames.std() > 20
     for name in ("one.mp4", "two.mp4"):
         write_clip(tmp_path / name, frames, track.fps)

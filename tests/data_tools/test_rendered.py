@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from data_tools.render import Track, motion_of_track, read_clip, span_of_track
-from data_tools.rendered import RenderedError, RenderedSettings, build_rendered
+from data_tools.rendered.dataset import RenderedError, RenderedSettings, build_rendered
+from data_tools.rendered.scene import read_clip
+from data_tools.rendered.tiny_model import split_into_pairs
 from data_tools.sample import read_samples
-from launch.tiny_model import by_pair
+from data_tools.tracks import Track, motion_of_track, span_of_track
 from rewards.motions import PRIMITIVES
 from rewards.response import parse
 from rewards.tasks import accuracy, check_sample
@@ -128,7 +129,7 @@ def test_chains_of_every_task_are_right(joint):
 def test_the_warm_up_takes_each_pair_of_frames_by_itself(joint):
     clips = sorted((joint[0] / "clips").glob("sft-*.mp4"))
     tracks = [Track.load(clip.with_suffix(".json")) for clip in clips]
-    pairs, motions, boxes = by_pair(np.stack([read_clip(clip) for clip in clips]), tracks)
+    pairs, motions, boxes = split_into_pairs(np.stack([read_clip(clip) for clip in clips]), tracks)
     assert pairs.shape == (16 * 4, 2, 56, 56, 3) and len(motions) == len(boxes) == 64
     start, end = span_of_track(tracks[2])  # of the first clip that asks when
     assert [motion != "static" for motion in motions[8:12]] == [start <= second < end for second in range(4)]

@@ -1,20 +1,22 @@
 """Readers of published files. The records are made up; their form is that of the sources (docs/data.md)."""
 
 import csv
+import io
 import json
 import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
-import typer.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_tools.quarantine import Quarantine, Rejected
 from data_tools.sample import Sample, SampleError, read_samples
-from data_tools.sources import SOURCES, Rejected, SourceError, named, read, shuffle_options
-from data_tools.sources.__main__ import main
-from data_tools.sources.source import by_option, inner_answer, plain_options
+from data_tools.sources import SOURCES, named, read_source, shuffle_options
+from data_tools.sources.base import SourceError, by_option, inner_answer, plain_options
 from rewards.tasks import check_sample
 
 SHARED = Path(os.environ.get("CAMREASONER_SHARED_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
@@ -33,7 +35,7 @@ def write_json(path: Path, content) -> Path:
 
 def read_all(name: str, path: Path, **settings) -> tuple[list[Sample], list[Rejected]]:
     bad: list[Rejected] = []
-    samples = list(read(named(name), path, "rl", bad.append, **settings))
+    samples = list(read_source(named(name), path, "rl", bad.append, **settings))
     for sample in samples:
         check_sample(sample.model_dump())  # every sample can be scored
     return samples, bad
@@ -133,9 +135,11 @@ def test_sharegpt_in_both_dialects(tmp_path, keys):
         ("binary", "Does it pan?", "No", None),
         ("binary", "Does it tilt?", "Yes", chain),
         ("open_ended", "Describe it.", "It stands still.", None),
+        ("binary", "?", "No", None),
     ]
+    assert [s.media for s in samples[2:]] == [["v/a.mp4"], ["a.jpg"]]
     assert samples[1].extras == {"published_instruction": "Give a letter."}
-    assert [line.field for line in bad] == ["question", "videos", "messages", "images"]
+    assert [line.field for line in bad] == ["question", "videos", "solution"]
 
 
 # ---------------------------------------------------------------- problems
@@ -175,6 +179,19 @@ def test_problems_of_every_kind(tmp_path):
     assert len({s.id for s in samples}) == len(samples)  # though the published numbers repeat
 
 
+def test_a_problem_without_a_type_is_a_choice_where_it_can_be(tmp_path):
+    untyped = {"problem": "Does it pan?", "videos": ["video/a.mp4"]}
+    rows = [
+        untyped | {"options": ["A. No", "B. Yes"], "answer": "<answer>B</answer>"},
+        untyped | {"options": ["A. left", "B. right", "C. up"], "answer": "<answer>C</answer>", "problem_type": None},
+        untyped | {"answer": "<answer>Yes.</answer>"},
+        untyped | {"answer": "<answer>slowly</answer>", "problem_type": ""},
+    ]
+    samples, bad = read_all("camreasoner_rl", write_json(tmp_path / "rl.json", rows))
+    assert [(s.task, s.answer_text) for s in samples] == [("binary", "Yes"), ("choice", "up"), ("binary", "Yes")]
+    assert [(line.field, line.record) for line in bad] == [("problem_type", "4")]
+
+
 def test_problems_that_are_no_samples_are_counted_with_their_reason(tmp_path):
     rows = [
         problem(),
@@ -198,17 +215,20 @@ def test_problems_that_are_no_samples_are_counted_with_their_reason(tmp_path):
         [problem()],
     ]
     samples, bad = read_all("onethinker", write_json(tmp_path / "p.json", rows))
-    assert len(samples) == 1 and len(samples) + len(bad) == len(rows)
+    assert [s.media for s in samples] == [["CLEVRER/train/video_00001.mp4"], ["Chart/1.png"]]
+    assert len(samples) + len(bad) == len(rows)
     assert [line.field for line in bad] == [
-        "data_type", "problem_type", "problem_type", "answer", "options", "options", "answer", "answer", "spans",
-        "video", "video", "video", "videos", "question", "solution", "problem_type", "record", "record",
+        "problem_type", "problem_type", "answer", "options", "options", "answer", "answer", "spans",
+        "video", "video", "video", "videos", "question", "solution", "solution", "record", "record",
     ]  # fmt: skip
-    assert bad[0].reason == "is image; only videos are taken"
-    assert json.loads(bad[0].line()) == {
+    assert bad[0].reason == "'segmentation' is not a task that is scored here"
+    lines = io.StringIO()
+    Quarantine(lines).add(bad[0])
+    assert json.loads(lines.getvalue()) == {
         "file": str(tmp_path / "p.json"),
-        "record": "2",
-        "field": "data_type",
-        "reason": "is image; only videos are taken",
+        "record": "3",
+        "field": "problem_type",
+        "reason": "'segmentation' is not a task that is scored here",
     }
 
 
@@ -227,11 +247,13 @@ def test_moments(tmp_path):
         "CD2": {"duration": 10, "timestamps": [[0, 1]], "sentences": ["one.", "two."]},
         "EF3": {"duration": 10, "sentences": []},
         "GH4": [],
+        "IJ5": {"timestamps": [[0, 1]], "sentences": ["three."]},
     }
     samples, bad = read_all("charades_sta", write_json(tmp_path / "train.json", content))
     assert [(s.id, s.video, s.spans, s.duration) for s in samples] == [
         ("AB1-0", "AB1.mp4", [[24.3, 30.4]], 30.9),
         ("CD2-0", "CD2.mp4", [[0, 1]], 10),
+        ("IJ5-0", "IJ5.mp4", [[0, 1]], None),
     ]
     assert '"person turns a light on"' in samples[0].question
     assert [(line.record, line.field) for line in bad] == [
@@ -289,6 +311,21 @@ def test_got10k(tmp_path):
     assert "sloth" in sample.question and "8 boxes" in sample.question
 
 
+def test_grades_and_captions_of_table_5(tmp_path):
+    asked = "Is it fine? Choice one answer from ['low quality', 'high quality']."
+    rows = [{"video": "0007.mp4", "instruction": asked, "answer": "high quality"}]
+    rows += [rows[0] | {"video": "8.mp4", "answer": "so so"}, rows[0] | {"video": "9.mp4", "instruction": "[a, b"}]
+    (sample,), bad = read_all("vidtab_qa", write_json(tmp_path / "100shot.json", rows))
+    assert (sample.id, sample.video, sample.task, sample.question) == ("0007.mp4", "0007.mp4", "quality", asked)
+    assert (sample.options, sample.answer) == (["low quality", "high quality"], "B")
+    assert [rejected.field for rejected in bad] == ["answer", "answer"]
+
+    rows = [{"video": "Sport/v_1.mp4", "caption": "A man jumps over a bar.", "spatial_caption": "A man."}]
+    (sample,), _ = read_all("carebench", write_json(tmp_path / "metadata.json", rows), folder="carebench")
+    assert (sample.id, sample.video, sample.task) == ("v_1", "carebench/Sport/v_1.mp4", "open_ended")
+    assert sample.answer == "A man jumps over a bar."
+
+
 # ---------------------------------------------------------------- files as users have them
 
 
@@ -298,9 +335,9 @@ def test_drift_is_named_at_the_first_record(tmp_path):
         read_all("video_r1", write_json(tmp_path / "p.json", [renamed, renamed]))
     with pytest.raises(SourceError, match="record 1: record"):
         read_all("video_r1", write_json(tmp_path / "p.json", [["problem"]]))
-    with pytest.raises(SourceError, match="no JSON array"):
+    with pytest.raises(SourceError, match="not a JSON array"):
         read_all("video_r1", write_json(tmp_path / "p.json", {"a": problem()}))
-    with pytest.raises(SourceError, match="no JSON object"):
+    with pytest.raises(SourceError, match="not a JSON object"):
         read_all("charades_sta", write_json(tmp_path / "p.json", [problem()]))
 
 
@@ -315,7 +352,7 @@ def test_broken_and_missing_files_are_clear_errors(tmp_path):
         read_all("video_r1", tmp_path / "gone.json")
     with pytest.raises(SourceError, match="holds no"):
         read_all("camerabench_binary", tmp_path)
-    with pytest.raises(SourceError, match="no source; choose of"):
+    with pytest.raises(SourceError, match="not a known source; choose from"):
         named("camerabench")
 
 
@@ -329,7 +366,7 @@ def test_bom_and_crlf_are_read(tmp_path, suffix):
     assert [s.question for s in samples] == ["How many balls collide?", "Wo fährt sie?"] and not bad
 
 
-def test_bad_lines_are_put_aside_and_the_rest_goes_on(tmp_path):
+def test_bad_lines_are_quarantined_and_the_rest_is_read(tmp_path):
     good = json.dumps(problem()).encode()
     lines = [good, b'{"problem": "\xff"}', b"[1, 2]", b'{"problem": "' + b"x" * 10_000_000 + b'"}', b"[" * 9999, good]
     path = tmp_path / "p.jsonl"
@@ -349,7 +386,7 @@ def test_sample_files_survive_the_same(tmp_path):
         (b"[1]", "s.jsonl:2: record: Input should be an object"),
         (b'{"id": "\xff"}', "s.jsonl:2: record: Invalid JSON"),
         (line[:-1] + b"x" * 10_000_000, "s.jsonl:2: record: the line is longer than 8 MiB"),
-        (line, "s.jsonl:2: id: 'a' stands twice"),
+        (line, "s.jsonl:2: id: duplicate id 'a'"),
         (line.replace(b'"ocr"', b'"binary"'), "s.jsonl:2: options: binary needs"),
         (line.replace(b'"a.mp4"', b'"/a.mp4"'), "s.jsonl:2: video: '/a.mp4' must be relative"),
     ):
@@ -362,18 +399,24 @@ def test_arrays_are_streamed(tmp_path):
     """The first record is there before the last one is read: the file has no end yet."""
     path = tmp_path / "p.json"
     path.write_text("[" + ",".join([json.dumps(problem())] * 1000))
-    stream = read(named("video_r1"), path, "rl", lambda line: None)
+    stream = read_source(named("video_r1"), path, "rl", lambda line: None)
     assert next(stream).id == "p-1"
 
 
 # ---------------------------------------------------------------- what formats share
 
 
-@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), min_size=1), min_size=2, max_size=6))
+PRINTED = st.text(st.characters(codec="utf-8", exclude_characters="\r\n")).map(str.strip).filter(bool)
+
+
+@given(st.lists(PRINTED, min_size=2, max_size=6))
 def test_letters_in_front_of_options_are_taken_off(texts):
-    texts = [text.strip() for text in texts]
     assert plain_options([f"{letter}. {text}" for letter, text in zip("ABCDEF", texts)]) == texts
     assert plain_options([f"({letter}) {text}" for letter, text in zip("ABCDEF", texts)]) == texts
+
+
+def test_options_that_are_letters_alone_keep_them():
+    assert plain_options(["A.", "B."]) == ["A.", "B."] and plain_options(["A. ", "B. no"]) == ["A.", "B. no"]
 
 
 @given(st.text())
@@ -401,6 +444,9 @@ def test_shuffling_leaves_no_letter_a_prior():
 def test_every_source_is_described():
     for name, source in SOURCES.items():
         assert name == source.name and source.title and source.licence and source.labels and source.media
+        # Video-R1 and OneThinker have their labels on the hub.
+        on_hub = "R1-data" in str(source.hub) or "Thinker" in str(source.hub)
+        assert source.licence == "your own" or "github.com/" in source.labels or on_hub, name
     page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
     assert [name for name in SOURCES if f"`{name}`" not in page] == []
 
@@ -432,14 +478,18 @@ def test_real_labels_are_read_without_loss():
     assert len(same) > 600 and all(labels[s.id] == (s.question, s.answer_text, s.video[6:]) for s in same)
 
 
+def command(*words: object) -> subprocess.CompletedProcess:
+    line = [sys.executable, "-m", "data_tools.sources", *map(str, words)]
+    return subprocess.run(line, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+
+
 def test_the_command_says_what_is_wrong_in_one_line_and_makes_its_folder(tmp_path):
     path = write_json(tmp_path / "val.json", {"v1": {"duration": 10.0, "timestamps": [[1.0, 4.0]], "sentences": ["a"]}})
-    app = typer.Typer()
-    app.command()(main)
-    run, out = typer.testing.CliRunner().invoke, tmp_path / "new" / "rl.jsonl"
-    done = run(app, ["nonsense", str(path), "--split", "rl", "--out", str(out)])
-    assert done.exit_code == 1 and done.output.startswith("error: 'nonsense' is no source; choose of activitynet")
-    assert len(done.output.splitlines()) == 1 and not out.parent.exists()
-    done = run(app, ["activitynet", str(path), "--split", "rl", "--out", str(out)])
-    assert done.exit_code == 0 and f"1 records = 1 samples in {out} + 0" in done.output
+    out = tmp_path / "new" / "rl.jsonl"
+    done = command(path, "source=nonsense", "split=rl", f"out={out}")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error 'nonsense' is not a known source; choose from activitynet")
+    assert len(done.stderr.splitlines()) == 1 and not out.parent.exists()
+    done = command(path, "source=activitynet", "split=rl", f"out={out}")
+    assert done.returncode == 0 and f"1 records = 1 samples in {out} + 0" in done.stderr
     assert len(list(read_samples(out))) == 1

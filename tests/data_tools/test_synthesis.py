@@ -1,28 +1,50 @@
 import asyncio
 import fcntl
 import json
+import re
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 from hypothesis import given
 from hypothesis import strategies as st
+from made_videos import write_video
+from omegaconf import OmegaConf
+from pydantic import ValidationError
 
-from data_tools.rendered import RenderedSettings, build_rendered
-from data_tools.sample import Sample, SampleError, read_samples, write_samples
-from data_tools.synthesis import local_endpoint
-from data_tools.synthesis.__main__ import main, read_settings, run
-from data_tools.synthesis.filters import Unsettled, fault
-from data_tools.synthesis.local_endpoint import FLAWS, LocalEndpoint, RenderedTeacher, texts_of
+from data_tools.files import append_line, repair_last_line
+from data_tools.media.budget import Budget
+from data_tools.media.store import normalise_all
+from data_tools.rendered.dataset import RenderedSettings, build_rendered
+from data_tools.rendered.scene import read_clip
+from data_tools.sample import Cut, Sample, SampleError, read_samples, write_samples
+from data_tools.synthesis import teacher as teacher_module
+from data_tools.synthesis.demo import with_local_server
+from data_tools.synthesis.filters import Unsettled, failed_filter
+from data_tools.synthesis.local_server import LocalEndpoint, texts_of
 from data_tools.synthesis.outcome import collect, funnel, review_sheet
-from data_tools.synthesis.pipeline import SampleFailure, frames_of, read_usage, request_for, serve_commands, work
-from data_tools.synthesis.shards import SynthesisError, append, cut_half_line, partition, read_log, shard_samples
-from rewards.judge import UNJUDGED, RuleJudge
+from data_tools.synthesis.pipeline import read_usage, write_chains
+from data_tools.synthesis.request import SampleFailure, clip_parts, jpeg_frames, request_for
+from data_tools.synthesis.run import make_chains
+from data_tools.synthesis.settings import Settings
+from data_tools.synthesis.shards import SynthesisError, partition, read_log, shard_samples
+from data_tools.synthesis.teacher import FLAWS, RenderedTeacher
+from launch.compose import compose_recipe
+from rewards.errors import UserError
+from rewards.judges.client import Endpoint
+from rewards.judges.endpoint import EndpointJudge
+from rewards.judges.protocol import UNJUDGED
+from rewards.judges.rules import RuleJudge
+from rewards.judges.sufficiency import SUFFICIENT
 from rewards.response import parse
 
+ROOT = Path(__file__).parents[2]
 N = 40  # samples
 BINARY = dict(id="b", video="clip.mp4", question="Is it?", options=["No", "Yes"], answer="B", task="binary")
 CHAIN = "<observation>seen</observation><think>thought</think><answer>{}</answer>"
@@ -50,18 +72,24 @@ def console():
     return Console(file=StringIO(), width=200)
 
 
+def read_settings(name: str, overrides: list[str]) -> Settings:
+    with initialize_config_dir(str(ROOT / "recipes"), version_base="1.3"):
+        config = compose("config", [f"synthesis={name}", *overrides])
+    return Settings.model_validate(OmegaConf.to_container(config.synthesis, resolve=True))
+
+
 def settings_for(data, server, out, name="camreasoner", **changes):
     keys = {"samples": data / "sft.jsonl", "media_root": data, "out": out, "per_shard": 16, "review": 6}
     for client in ("endpoint", "judge"):
         keys |= {f"{client}.url": server.url, f"{client}.wait": 0, f"{client}.timeout": 5}
-    return read_settings(name, [f"{key}={value}" for key, value in (keys | changes).items()])
+    return read_settings(name, [f"synthesis.{key}={value}" for key, value in (keys | changes).items()])
 
 
 def chains(settings) -> dict:
-    """`run` without its pictures and pages."""
+    """`make_chains` without its pictures and pages."""
     partition(Path(settings.samples), settings.folder / "shards", settings.per_shard)
     try:
-        asyncio.run(work(settings))
+        asyncio.run(write_chains(settings))
     finally:
         summary, _ = collect(settings)
     return summary
@@ -93,16 +121,16 @@ def sample(**changes) -> Sample:
     ],
 )  # fmt: skip
 def test_each_flaw_is_dropped_by_its_filter(name, droppers, data, teacher, tmp_path, console, monkeypatch):
-    flaws, flaw_into = {}, local_endpoint._flawed
+    flaws, flaw_into = {}, teacher_module._flawed
 
     def noted(record, flaw):
         chain = flaw_into(record, flaw)
         flaws[chain] = flaw if chain != flaw_into(record, None) else None
         return chain
 
-    monkeypatch.setattr(local_endpoint, "_flawed", noted)
+    monkeypatch.setattr(teacher_module, "_flawed", noted)
     with LocalEndpoint(teacher, fault_rate=0.2) as server:
-        summary = run(settings_for(data, server, tmp_path, name), console)
+        summary = make_chains(settings_for(data, server, tmp_path, name), console)
     assert server.failures  # of which nothing is left
     made = outcome(tmp_path)
     assert summary["samples"] == summary["kept"] + summary["dropped"] == N and summary["failed"] == 0
@@ -117,6 +145,8 @@ def test_each_flaw_is_dropped_by_its_filter(name, droppers, data, teacher, tmp_p
     assert len(list(read_samples(tmp_path / "kept.jsonl"))) == summary["kept"]
     for file in ("funnel.csv", "funnel.md", "funnel.png", "review.html", "summary.json"):
         assert (tmp_path / file).stat().st_size
+    page = (tmp_path / "review.html").read_text()
+    assert f"data.files.sft={tmp_path / 'kept.jsonl'}" in page and 'name="viewport"' in page
     assert ("38,672" in (tmp_path / "funnel.md").read_text()) == (name == "camreasoner")
 
 
@@ -135,8 +165,9 @@ def test_only_the_conditioned_generator_sees_the_answer(data, teacher, tmp_path)
             assert messages[0]["content"][0]["video_url"]["url"].startswith("data:video/mp4;base64,")
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("stops", [[1, 20, 21], [39]])
-def test_an_interrupted_run_goes_on_and_pays_for_nothing_twice(stops, data, teacher, tmp_path):
+def test_an_interrupted_run_resumes_and_pays_for_nothing_twice(stops, data, teacher, tmp_path):
     with LocalEndpoint(teacher) as server:
         chains(settings_for(data, server, tmp_path / "whole"))
         whole = outcome(tmp_path / "whole")
@@ -154,7 +185,13 @@ def test_an_interrupted_run_goes_on_and_pays_for_nothing_twice(stops, data, teac
     assert again == summary
 
 
-def test_a_killed_run_goes_on(data, teacher, tmp_path):
+def command(*keys: str) -> list[str]:
+    words = [f"synthesis.{key}" for key in keys]
+    return [sys.executable, "-m", "launch.synthesize", "synthesis=camreasoner", "synthesis.normalise=false", *words]
+
+
+@pytest.mark.e2e
+def test_a_killed_run_resumes(data, teacher, tmp_path):
     def slowly(body):
         time.sleep(0.03)
         return teacher(body)
@@ -164,8 +201,7 @@ def test_a_killed_run_goes_on(data, teacher, tmp_path):
         arguments = [f"samples={settings.samples}", f"media_root={data}", f"out={settings.out}", "per_shard=16"]
         arguments += [f"{client}.url={server.url}" for client in ("endpoint", "judge")] + ["endpoint.concurrency=2"]
         arguments += [f"{client}.{key}" for client in ("endpoint", "judge") for key in ("wait=0", "timeout=5")]
-        command = [sys.executable, "-m", "data_tools.synthesis", "camreasoner", *arguments]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(command(*arguments), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while sum(len(path.read_bytes().splitlines()) for path in tmp_path.rglob("verdicts.jsonl")) < 20:
             assert process.poll() is None
             time.sleep(0.02)
@@ -191,7 +227,7 @@ def test_other_filters_judge_the_same_chains_and_another_prompt_makes_new_ones(d
 # What goes wrong
 
 
-def test_a_broken_clip_fails_with_a_reason_and_is_tried_again_once_mended(data, teacher, tmp_path):
+def test_a_broken_clip_fails_with_a_reason_and_is_tried_again_once_repaired(data, teacher, tmp_path):
     media = tmp_path / "media"
     (media / "clips").mkdir(parents=True)
     samples = list(read_samples(data / "sft.jsonl"))
@@ -215,19 +251,20 @@ def test_a_broken_clip_fails_with_a_reason_and_is_tried_again_once_mended(data, 
         assert chains(settings)["failed"] == 0
 
 
-def test_a_dead_server_ends_the_run_early_and_loses_nothing(data, tmp_path, capsys):
+@pytest.mark.e2e
+def test_a_dead_server_ends_the_run_early_and_loses_nothing(data, tmp_path):
     with LocalEndpoint(lambda body: "") as server:
         pass
     arguments = [f"samples={data / 'sft.jsonl'}", f"media_root={data}", f"out={tmp_path}", "judge.name=rules"]
     arguments += [f"endpoint.url={server.url}", "endpoint.wait=0", "endpoint.attempts=2", "max_failures=5"]
-    assert main(["camreasoner", *arguments]) == 1
-    told = capsys.readouterr()
-    assert "5 records failed in a row" in told.err and server.url in told.err and "goes on from here" in told.err
+    done = subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "5 records failed in a row" in done.stderr
+    assert server.url in done.stderr and "resumes from here" in done.stderr
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["failed"] + summary["pending"] == N and summary["pending"] > 0
 
 
-def test_a_wrong_key_ends_the_run_at_once_and_stands_nowhere(data, tmp_path, monkeypatch):
+def test_a_wrong_key_ends_the_run_at_once_and_is_written_nowhere(data, tmp_path, monkeypatch):
     monkeypatch.setenv("TEST_GENERATOR_KEY", "sk-very-secret")
     with LocalEndpoint(lambda body: "") as server:
         server.status, server.message = 401, "no such key: sk-very-secret"
@@ -239,6 +276,15 @@ def test_a_wrong_key_ends_the_run_at_once_and_stands_nowhere(data, tmp_path, mon
         assert server.headers[-1]["Authorization"] == "Bearer sk-very-secret" or "response_format" in server.bodies[-1]
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert not any(b"sk-very-secret" in path.read_bytes() for path in written)
+
+
+def test_a_missing_key_is_refused_before_anything_is_written(data, tmp_path, console, monkeypatch):
+    monkeypatch.delenv("TEST_GENERATOR_KEY", raising=False)
+    for client in ("endpoint", "judge"):
+        with LocalEndpoint(str) as server, pytest.raises(UserError, match="TEST_GENERATOR_KEY is not set"):
+            keys = {f"{client}.api_key_env": "TEST_GENERATOR_KEY"}
+            make_chains(settings_for(data, server, tmp_path / "out", **keys), console)
+        assert not (tmp_path / "out").exists()
 
 
 def test_no_verdict_is_neither_kept_nor_dropped(data, teacher, tmp_path):
@@ -269,12 +315,12 @@ def test_workers_share_the_records_and_the_budget(data, teacher, tmp_path):
         settings = settings_for(data, server, tmp_path, workers=2, **{"endpoint.max_requests": 20})
         for worker in range(2):
             with pytest.raises(SynthesisError, match="max_requests"):
-                asyncio.run(work(settings, worker))
+                asyncio.run(write_chains(settings, worker))
         assert 10 <= read_usage(tmp_path)["generator"]["requests"] <= 20
         settings = settings_for(data, server, tmp_path, workers=2)
         outcomes = []
         for worker in range(2):
-            asyncio.run(work(settings, worker, outcomes.append))
+            asyncio.run(write_chains(settings, worker, outcomes.append))
     assert len(outcomes) == N
     assert collect(settings)[0]["pending"] == 0
 
@@ -285,28 +331,48 @@ def test_workers_share_the_records_and_the_budget(data, teacher, tmp_path):
         ({"filters": "[accuracy]"}, "filters"),
         ({"filters": "[format, luck]"}, "filters"),
         ({"min_accuracy.default": 2}, "min_accuracy"),
+        ({"filters": "[format,review]", "judge.name": "rules"}, "review asks a model that sees the clip"),
         ({"send": "pigeon"}, "send"),
         ({"colour": "red"}, "colour"),
         ({"per_shard": 0}, "per_shard"),
     ],
 )
 def test_wrong_settings_are_named(changes, message, data, tmp_path):
-    with LocalEndpoint(str) as server, pytest.raises(SynthesisError, match=message):
+    with LocalEndpoint(str) as server, pytest.raises((ValidationError, HydraException), match=message):
         settings_for(data, server, tmp_path, **changes)
 
 
-def test_missing_settings_are_named(tmp_path):
-    with pytest.raises(SynthesisError, match="endpoint.url=.*media_root=.*samples="):
-        read_settings("camreasoner", ["judge.name=rules"])
-    with pytest.raises(SynthesisError, match="videop2r"):
-        read_settings("nobody", [])
-    with pytest.raises(SynthesisError, match="key=value"):
-        read_settings("camreasoner", ["fast"])
+@pytest.mark.e2e
+def test_the_command_names_missing_settings_and_prints_the_commands_of_the_servers(tmp_path):
+    done = subprocess.run(command("judge.name=rules"), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert re.search(r"synthesis.endpoint.url=.*synthesis.media_root=.*synthesis.samples=", done.stderr, re.DOTALL)
+    given = [f"{key}={tmp_path}" for key in ("samples", "media_root", "out")]
+    given += ["endpoint.url=http://127.0.0.1:8000/v1", "serve_commands=true"]
+    study = ["synthesis.normalise=true", "experiment=camreasoner"]  # its own label files are not asked for
+    done = subprocess.run([*command(*given), *study], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.count("CUDA_VISIBLE_DEVICES=") == 2
+    done = subprocess.run([*command(*given), study[0]], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "name the study" in done.stderr and not (tmp_path / "chains").exists()
+    no_recipe = [sys.executable, "-m", "launch.synthesize"]
+    done = subprocess.run(no_recipe, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "synthesis=demo needs no model" in done.stderr
+
+
+@pytest.mark.e2e
+def test_the_demo_needs_no_model(tmp_path):
+    for name in ("demo", "demo_videop2r"):
+        keys = {"media_root": tmp_path / "data", "out": tmp_path / name, "judge.cache": tmp_path / "verdicts"}
+        settings = read_settings(name, [f"synthesis.{key}={value}" for key, value in keys.items()])
+        with with_local_server(settings, lambda text: None) as filled:
+            assert filled.endpoint["url"] == filled.judge["url"] and "127.0.0.1" in filled.judge["url"]
+            summary = chains(filled)
+        assert summary["kept"] + summary["dropped"] == summary["samples"] == 225
 
 
 def test_a_folder_keeps_to_its_samples(data, tmp_path):
     partition(data / "sft.jsonl", tmp_path / "shards", 16)
-    with pytest.raises(SynthesisError, match="another out="):
+    with pytest.raises(SynthesisError, match="another synthesis.out"):
         partition(data / "rl.jsonl", tmp_path / "shards", 16)
 
 
@@ -339,12 +405,12 @@ def test_a_log_survives_a_killed_writer(texts, tail):
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.jsonl"
         for number, text in enumerate(texts):
-            append(log, {"id": str(number), "key": "k", "text": text})
+            append_line(log, {"id": str(number), "key": "k", "text": text})
         with log.open("ab") as file:
             file.write(tail)
-        cut_half_line(log)
-        append(log, {"id": "next", "key": "k", "text": "whole"})
-        append(log, {"id": "0", "key": "other", "text": "of other settings"})
+        repair_last_line(log)
+        append_line(log, {"id": "next", "key": "k", "text": "whole"})
+        append_line(log, {"id": "0", "key": "other", "text": "of other settings"})
         expected = {str(number): text for number, text in enumerate(texts)} | {"next": "whole"}
         assert {each: record["text"] for each, record in read_log(log, "k").items()} == expected
 
@@ -369,7 +435,7 @@ def test_memory_is_bounded_while_a_large_set_is_dealt_out(tmp_path):
 
 
 def verdict(chain, record, judge=None, filters=("format", "accuracy"), bounds=None):
-    return asyncio.run(fault(chain, record, judge or RuleJudge(), list(filters), bounds or {"default": 1.0}))
+    return asyncio.run(failed_filter(chain, record, judge or RuleJudge(), list(filters), bounds or {"default": 1.0}))
 
 
 @pytest.mark.parametrize(
@@ -435,6 +501,49 @@ def test_sufficiency_is_judged_from_the_observation_alone():
         verdict(chain, sample(), Told(UNJUDGED), filters)
 
 
+def test_chains_and_rewards_ask_the_judge_the_same_at_one_threshold(tmp_path):
+    given = ["experiment=videop2r", "synthesis=videop2r", "synthesis.samples=a", f"synthesis.out={tmp_path}"]
+    given += ["synthesis.media_root=m", "synthesis.endpoint.url=http://h/v1"]
+
+    def both(*overrides):
+        recipe, _ = compose_recipe([*given, *overrides])
+        of_both = vars(recipe.synthesis), recipe.reward.settings
+        return [{name: settings[name] for name in ("sufficient", "show_answer")} for settings in of_both]
+
+    synthesis, reward = both()
+    assert synthesis == reward == {"sufficient": SUFFICIENT, "show_answer": "open_ended"}
+    synthesis, reward = both("reward.sufficient=0.9", "reward.show_answer=always")
+    assert synthesis == reward == {"sufficient": 0.9, "show_answer": "always"}
+
+
+def test_an_observation_suffices_whatever_words_the_judge_has():
+    number = sample(task="regression", options=[], answer="4")
+    chain, filters = CHAIN.format("4"), ("format", "accuracy", "sufficiency")
+    assert verdict(chain, number, Told("about four metres"), filters) is None
+    assert "accuracy 0.5 below 0.75" in verdict(chain, number, Told("6 m"), filters)[1]
+
+
+@pytest.mark.parametrize(
+    ("checks", "detail"),
+    [
+        ({"accuracy": True, "consistency": True}, None),
+        ({"accuracy": False, "consistency": True}, "lacks accuracy"),
+        ({"accuracy": False, "consistency": False}, "lacks accuracy and consistency"),
+    ],
+)
+def test_a_reviewer_sees_the_clip_and_the_right_answer(checks, detail, data, tmp_path):
+    with LocalEndpoint(lambda body: json.dumps(checks)) as server:
+        record = next(read_samples(data / "sft.jsonl"))
+        judge = EndpointJudge(Endpoint({"url": server.url, "model": "vl"}))
+        clip = partial(clip_parts, record, settings_for(data, server, tmp_path))
+        bounds, answer = {"default": 1.0}, CHAIN.format(record.answer)
+        found = asyncio.run(failed_filter(answer, record, judge, ["format", "review"], bounds, clip=clip))
+        asked = server.bodies[-1]["messages"][-1]["content"]
+    assert found == (None if detail is None else ("review", detail))
+    assert asked[0]["video_url"]["url"].startswith("data:video/mp4;base64,")
+    assert json.loads(asked[1]["text"])["right_answer"] == f"{record.answer}. {record.answer_text}"
+
+
 def test_captions_are_verified_by_event_recall():
     caption = sample(task="caption", options=[], answer="", events=["one", "two"])
     assert verdict(CHAIN.format("told"), caption, Told(entailed=[True, False]), bounds={"default": 0.5}) is None
@@ -458,17 +567,41 @@ def test_ways_to_send_a_clip(data, tmp_path):
         assert by_file[0]["video_url"]["url"] == (data / shown.video).resolve().as_uri()
         pictures = request_for(shown, settings_for(data, server, tmp_path, send="frames", frames=3))[0]["content"]
         assert [part["type"] for part in pictures] == ["image_url"] * 3 + ["text"]
-        assert "--allowed-local-media-path" in serve_commands(settings_for(data, server, tmp_path, send="file"))[0]
-        generator, judge = serve_commands(settings_for(data, server, tmp_path))
-        assert generator.startswith("vllm serve Qwen/Qwen2.5-VL-72B-Instruct") and str(server.url[17:22]) in generator
-        assert judge.startswith("vllm serve Qwen/Qwen3-32B")
+
+
+def test_a_raw_video_is_sent_in_the_media_budget_and_stage_data_finds_its_clip(tmp_path):
+    raw = write_video(tmp_path / "clip.mp4", frames=90, width=640, height=360, fps=30)
+    budget = Budget(fps=2.0, max_frames=4, min_frames=4, max_pixels=28 * 28 * 9, min_pixels=784)
+    with LocalEndpoint(str) as server:
+        as_it_is = settings_for(tmp_path, server, tmp_path / "out", send="file")
+        settings = as_it_is.model_copy(update={"budget": budget, "store": tmp_path / "store"})
+        (part, _) = request_for(sample(), settings)[0]["content"]
+        sent = Path(part["video_url"]["url"].removeprefix("file://"))
+        assert request_for(sample(start=1.0, end=2.0), settings)[0]["content"][0] != part  # a clip of its own
+        raw.write_bytes(raw.read_bytes()[:5000])
+        with pytest.raises(SampleFailure, match="video: .*clip.mp4"):
+            request_for(sample(), settings)
+    frames = read_clip(sent)
+    assert len(frames) == 4 and frames.shape[1] * frames.shape[2] <= budget.max_pixels
+    assert settings.chain_key != as_it_is.chain_key  # chains about other frames are other chains
+    write_video(raw, frames=90, width=640, height=360, fps=30)
+    ((_, clip),) = normalise_all([Cut("clip.mp4")], tmp_path, tmp_path / "store", budget)
+    assert sent == tmp_path / "store" / clip.video
+
+
+def test_a_part_of_a_video_is_not_sent_whole(data, tmp_path):
+    with LocalEndpoint(str) as server:
+        settings = settings_for(data, server, tmp_path)
+        shown = next(read_samples(data / "sft.jsonl"))
+        with pytest.raises(SampleFailure, match=r"clips/.* from 1 s to 2 s is not cut out"):
+            request_for(shown.model_copy(update={"start": 1.0, "end": 2.0}), settings)
 
 
 def test_frames_are_spread_over_the_clip(data):
     clip = sorted((data / "clips").glob("*.mp4"))[0]
-    assert [len(frames_of(clip, count)) for count in (1, 2, 4, 9)] == [1, 2, 4, 4]
+    assert [len(jpeg_frames(clip, count)) for count in (1, 2, 4, 9)] == [1, 2, 4, 4]
     with pytest.raises(SampleFailure, match="hostname"):
-        frames_of(Path("/etc/hostname"), 4)
+        jpeg_frames(Path("/etc/hostname"), 4)
 
 
 def test_the_funnel_adds_up():

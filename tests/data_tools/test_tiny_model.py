@@ -4,9 +4,9 @@ import torch
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 from data_tools.prompt import messages
-from data_tools.questions import Clip, binary_samples, demo_texts
-from data_tools.render import draw_scene, draw_track, read_clip, render, write_clip
-from data_tools.tiny_model import (
+from data_tools.rendered.questions import RenderedClip, binary_samples, demo_texts
+from data_tools.rendered.scene import draw_scene, draw_track, read_clip, render_frames, write_clip
+from data_tools.rendered.tiny_model import (
     TinySettings,
     build_model,
     build_processor,
@@ -28,7 +28,7 @@ def tokenizer():
 def clip(motion: str, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     track = draw_track(motion, rng)
-    return render(draw_scene(rng), track)
+    return render_frames(draw_scene(rng), track)
 
 
 def test_the_tokenizer_writes_any_text_and_is_always_the_same(tokenizer):
@@ -53,7 +53,7 @@ def test_the_prompt_is_that_of_llamafactory(tokenizer, tmp_path):
     processor = build_processor(tokenizer, 84)
     frames = clip("zoom_in")
     write_clip(tmp_path / "clip.mp4", frames, 2.0)
-    (sample, _) = binary_samples([Clip("clip.mp4", "zoom_in", "s")], 2, "sft", np.random.default_rng(0))
+    (sample, _) = binary_samples([RenderedClip("clip.mp4", "zoom_in", "s")], 2, "sft", np.random.default_rng(0))
     chat = messages(sample)
 
     parts = [{"type": "video"}, {"type": "text", "text": chat[0]["content"].removeprefix("<video>")}]

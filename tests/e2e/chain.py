@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -10,11 +11,14 @@ from pathlib import Path
 
 import psutil
 
-STAGES = ("data", "model", "sft", "rl", "merge", "evaluate", "report")
+from launch.stages import STAGES
+
 SMALL = [
     "data.rendered.sft={clips: 60, binary: 96, choice: 32, confusable: 0.25}",
     "data.rendered.rl={clips: 30, binary: 24, choice: 16, confusable: 0.7}",
     "data.rendered.test={clips: 30, binary: 60, choice: 15, confusable: 0.5}",
+    "data.rendered.val={clips: 15, binary: 16, choice: 4, confusable: 0.5}",
+    "rl.held_out.every=2",
     "model.warm_up.steps=20",
     "sft.num_train_epochs=2",
     "rl.steps=4",
@@ -41,6 +45,20 @@ def run(stage: str, runs: Path, name: str = "main", *overrides: str) -> str:
     return done.stdout
 
 
+OUTPUT = {"data": "data", "model": "model", "sft": "sft", "rl": "rl", "merge": "merged", "evaluate": "eval"}
+
+
+def copy_before(stage: str, whole: Path, name: str) -> Path:
+    """A copy of a whole run as it was before `stage`: without what that stage and later ones left, beside the run."""
+    later = list(STAGES)[list(STAGES).index(stage) :]
+    gone = {"logs", "report", *(OUTPUT[name] for name in later if name in OUTPUT)}
+    folder = whole.with_name(name)
+    shutil.copytree(whole, folder, ignore=lambda source, names: gone & set(names) if Path(source) == whole else ())
+    for name in later:
+        (folder / "stages" / f"{name}.json").unlink(missing_ok=True)
+    return folder
+
+
 def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -52,13 +70,14 @@ def marked(mark: Path) -> dict[str, str]:
 
 def open_to_others(mark: Path) -> list[str]:
     """Sockets that the marked processes listen on beyond loopback: name, address and port."""
+    processes = psutil.process_iter(["name", "environ"])
+    ours = {p.pid: p.info["name"] for p in processes if (p.info["environ"] or {}).get("STARTED_FOR") == str(mark)}
     found = []
-    for process in psutil.process_iter(["name", "environ", "net_connections"]):
-        if (process.info["environ"] or {}).get("STARTED_FOR") == str(mark):
-            for socket in process.info["net_connections"] or ():
-                address = ip_address(socket.laddr.ip) if socket.status == psutil.CONN_LISTEN else None
-                if address and not (getattr(address, "ipv4_mapped", None) or address).is_loopback:
-                    found.append(f"{process.info['name']} {address}:{socket.laddr.port}")
+    for socket in psutil.net_connections("inet"):  # once: of each process apart, it takes as long as steps of training
+        if socket.pid in ours and socket.status == psutil.CONN_LISTEN:
+            address = ip_address(socket.laddr.ip)
+            if not (getattr(address, "ipv4_mapped", None) or address).is_loopback:
+                found.append(f"{ours[socket.pid]} {address}:{socket.laddr.port}")
     return found
 
 

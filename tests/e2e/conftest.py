@@ -2,8 +2,10 @@ import os
 from pathlib import Path
 
 import pytest
-from chain import STAGES, run
+from chain import run
 from filelock import FileLock
+
+from launch.stages import STAGES
 
 
 @pytest.fixture(scope="session")

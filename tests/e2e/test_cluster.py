@@ -8,9 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from chain import copy_before, lines, run
+from safetensors.torch import load_file
 
+from launch.cluster.jobs import client, submit
+from launch.engines.environment import WAITS
 from launch.recipe import ROOT
-from launch.submit import client, submit
 
 pytestmark = pytest.mark.e2e
 
@@ -44,7 +48,7 @@ def cluster(tmp_path_factory, apart):
     """Address of the dashboard of a head and a worker node: real Ray processes, as `ray start` makes them."""
     folder = Path("/tmp") / f"cam-{os.getpid()}"  # short: sockets in it may have 107 characters
     env = os.environ | {"RAY_TMPDIR": str(folder), "PYTHONPATH": str(ROOT), "JUDGE_API_KEY": "abcdef0123456789"}
-    env |= {"PATH": f"{Path(sys.executable).parent}:{env['PATH']}", "RAY_USAGE_STATS_ENABLED": "0"} | OPEN
+    env |= {"PATH": f"{Path(sys.executable).parent}:{env['PATH']}", "RAY_USAGE_STATS_ENABLED": "0"} | OPEN | WAITS
     ray = [str(Path(sys.executable).parent / "ray"), "start", "--block", "--num-gpus=1", "--num-cpus=4"]
     ray += ["--object-store-memory=100000000", "--disable-usage-stats"]
     head = ["--head", "--node-ip-address=127.0.0.2", "--port=26379", "--dashboard-port=28265"]
@@ -60,7 +64,7 @@ def cluster(tmp_path_factory, apart):
     finally:
         import psutil
 
-        from launch.process import end
+        from launch.engines.cleanup import end
 
         family = [p for node in nodes for p in [psutil.Process(node.pid), *psutil.Process(node.pid).children(True)]]
         end(family, seconds=1)
@@ -92,6 +96,7 @@ def _state(address: str, job: str) -> str:
 def test_a_submitted_stage_runs_without_its_client(cluster, tmp_path, monkeypatch):
     monkeypatch.setenv("JUDGE_API_KEY", "abcdef0123456789")
     small = [f"data.rendered.{split}={{clips: 6, binary: 12, choice: 0, confusable: 0.25}}" for split in ("sft", "rl")]
+    small += [f"rl.{size}" for size in ("rollout_batch_size=4", "global_batch_size=4", "micro_batch_size_per_gpu=32")]
     job = submit("data", [f"runs={tmp_path / 'runs'}", "cluster.cpus=1", *small], cluster, sys.executable)
     _until(lambda: _state(cluster, job) in ("SUCCEEDED", "FAILED"), 300)
     told = client(cluster).get_job_logs(job)
@@ -105,17 +110,17 @@ def test_a_submitted_stage_runs_without_its_client(cluster, tmp_path, monkeypatc
 def test_a_job_can_be_stopped(cluster, tmp_path):
     job = submit("data", [f"runs={tmp_path / 'runs'}", "cluster.cpus=1"], cluster, sys.executable)
     _until(lambda: _state(cluster, job) == "RUNNING", 120)
-    stop = [sys.executable, "-m", "launch.submit", "stop", job, "--address", cluster]
+    stop = [sys.executable, "-m", "launch.jobs", f"stop={job}", f"address={cluster}"]
     done = subprocess.run(stop, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and "STOPPED" in done.stdout, done.stderr
 
 
 @pytest.fixture(scope="module")
 def told(cluster, media) -> list[str]:
-    """What `launch.nodes.join` says on the real cluster: of GPUs, of a variable, of a path, and where nothing lacks."""
+    """What `nodes.join` says on the real cluster: of GPUs, of a variable, of a path, and with nothing missing."""
     code = f"""
 import sys, ray
-from launch import nodes
+from launch.engines.ray import nodes
 key, clip = "JUDGE_API_KEY", {str(media)!r}
 for gpus, name, path in ((2, key, "/"), (1, "NOT_SET_ANYWHERE", "/"), (1, key, clip), (1, key, "/")):
     try:
@@ -132,7 +137,7 @@ for gpus, name, path in ((2, key, "/"), (1, "NOT_SET_ANYWHERE", "/"), (1, key, c
 
 
 def test_a_cluster_that_is_too_small_ends_at_once(told):
-    """Two nodes of one GPU each are no two nodes of two."""
+    """Two nodes of one GPU each are not two nodes of two."""
     assert "needs 2 node(s) with 2 GPU(s) each, the cluster has 127.0.0.2: 1, 127.0.0.3: 1" in told[0]
     assert "has no NOT_SET_ANYWHERE" in told[1] and told[3] == "joined"
 
@@ -141,3 +146,28 @@ def test_a_node_without_the_media_is_named(told, media, apart):
     if not apart:
         pytest.skip("this machine gives a process no mounts of its own")
     assert "node 127.0.0.3" in told[2] and f"does not see {media}" in told[2] and "127.0.0.2" not in told[2]
+
+
+# ------------------------------------------------------------------ SFT
+
+
+def test_sft_over_two_nodes_gives_the_weights_of_one_node_with_two_ranks(cluster, demo, monkeypatch):
+    """A torchrun on each node, whose ranks meet over gloo, against one with two ranks and the same chains a step."""
+    for name, value in OPEN.items():
+        monkeypatch.setenv(name, value)
+    short = ["sft.num_train_epochs=1", "rl.start_epoch=1"]
+    two_nodes = ["cluster.nodes=2", "cluster.sft_nodes=2", "cluster.address=127.0.0.2:26379"]
+    weights = {}
+    for name, over in (("sft-one-node", ["cluster.gpus_per_node=2"]), ("sft-two-nodes", two_nodes)):
+        folder = copy_before("sft", demo, name)
+        run("sft", demo.parents[1], name, *short, *over)
+        (checkpoint,) = (folder / "sft").glob("checkpoint-*")
+        assert len(lines(folder / "sft" / "trainer_log.jsonl")) > 0
+        weights[name] = load_file(checkpoint / "model.safetensors")
+    log = (folder / "logs" / "sft.log").read_text()
+    assert "ip=127.0.0.3" in log  # what the second node says
+    one, two = weights.values()
+    assert one.keys() == two.keys()
+    assert max(float((one[key] - two[key]).abs().max()) for key in one) < 1e-6
+    before = load_file(demo / "model" / "model.safetensors")
+    assert any(not torch.equal(before[key], one[key]) for key in before.keys() & one.keys())

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from chain import command, left_behind, lines, marked, open_to_others, orphaned_memory, run
+from chain import command, copy_before, left_behind, lines, marked, open_to_others, orphaned_memory, run
 
 pytestmark = pytest.mark.e2e
 
@@ -32,6 +32,7 @@ def test_summary_has_what_it_promises(demo):
     }
     for model in ("base", "sft", "rl"):
         assert keys <= set(summary["models"][model]) and summary["models"][model]["n"] == 75
+        assert summary["models"][model]["n_pairs"] > 0 and 0 <= summary["models"][model]["pair_accuracy"] <= 1
     assert summary["rl"]["steps"] == len(summary["rl"]["format_reward"]) == len(summary["rl"]["accuracy_reward"]) == 4
     assert summary["rl"]["rollout_actor_pearson_min"] >= 0.999
     assert set(summary["wall_seconds"]) >= {"data", "model", "sft", "rl", "merge", "evaluate"}
@@ -47,16 +48,32 @@ def test_every_step_logs_rewards_ema_and_correlation(demo):
         assert any(key.startswith("ema/std/") for key in data)
 
 
+def test_the_val_split_is_asked_while_rl_trains(demo):
+    records = lines(demo / "rl" / "held_out.jsonl")
+    asked = [(record["step"], record["n"], record["saved"]) for record in records]
+    assert asked == [(0, 20, False), (2, 20, True), (4, 20, True)]
+    logged = {line["step"]: line["data"] for line in lines(demo / "rl" / "metrics.jsonl")}
+    for record in records[1:]:
+        assert logged[record["step"]]["held_out/balanced_accuracy"] == record["balanced_accuracy"]
+    assert "held_out/balanced_accuracy" not in logged[1]
+    told = json.loads((demo / "report" / "summary.json").read_text())["rl"]["held_out"]
+    names = ("step", "balanced_accuracy", "ci", "fidelity")
+    assert told == [{name: record[name] for name in names} for record in records]
+    best = max(records[1:], key=lambda record: (record["balanced_accuracy"], -record["step"]))
+    assert (demo / "rl" / "best" / f"global_step_{best['step']}" / "actor").is_dir()
+
+
 def test_rollout_records_hold_what_rewards_can_be_recomputed_from(demo):
     from data_tools.sample import read_samples
     from rewards.camreasoner import reward
+    from rewards.response import parse
 
     samples = {sample.id: sample.model_dump() for sample in read_samples(demo / "data" / "rl.jsonl")}
     for step in (1, 4):
         records = lines(demo / "rl" / "rollouts" / f"{step}.jsonl")
         assert len(records) == 8 * 4
         for record in records:
-            again = reward(record["response"], samples[record["id"]])
+            again = reward(parse(record["response"]), samples[record["id"]], fidelity_weight=0.3)
             assert {key: record[key] for key in again} == pytest.approx(again)
 
 
@@ -75,11 +92,7 @@ def test_second_run_says_what_is_done(demo):
 
 
 def test_a_killed_run_goes_on_to_the_same_numbers(demo):
-    runs, killed = demo.parents[1], demo.with_name("killed")
-    shutil.copytree(demo, killed, ignore=lambda folder, names: {"rl", "merged", "eval", "report"} & set(names))
-    for stage in ("rl", "merge", "evaluate"):
-        (killed / "stages" / f"{stage}.json").unlink()
-
+    runs, killed = demo.parents[1], copy_before("rl", demo, "killed")
     process = subprocess.Popen(
         command("rl", runs, "killed"),
         start_new_session=True,
@@ -88,18 +101,25 @@ def test_a_killed_run_goes_on_to_the_same_numbers(demo):
         env=marked(killed),
     )
     metrics, deadline = killed / "rl" / "metrics.jsonl", time.monotonic() + 600
-    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 3):  # after the checkpoint of step 2
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.2)
+
+    def wait_for_step(step: int) -> None:
+        while not (metrics.exists() and len(metrics.read_text().splitlines()) >= step):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+
+    wait_for_step(1)
     # Ray, verl and vLLM listen on loopback; a store of torch.distributed, of trainer and engine each, takes no address.
     opened = open_to_others(killed)
-    assert len(opened) <= 2 and {line.split()[0] for line in opened} <= {"ray::WorkerDict", "python"}, opened
+    names = {line.split()[0].split(".")[0] for line in opened}  # Ray appends a worker's current method
+    assert len(opened) <= 2 and names <= {"ray::WorkerDict", "python"}, opened
+    wait_for_step(2)  # whose checkpoint is saved by then; two steps remain until the next one's
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (killed / "stages" / "rl.json").exists()
     assert left_behind(killed, seconds=30) == []  # no Ray, no vLLM
 
-    assert "going on after step 2" in run("rl", runs, "killed")
+    output = run("rl", runs, "killed")
+    assert "resuming after step 2" in output, output
     assert orphaned_memory("verl_weights_*") == set()
     for step in range(1, 5):
         records, expected = (lines(folder / "rl" / "rollouts" / f"{step}.jsonl") for folder in (killed, demo))
@@ -108,6 +128,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(demo):
         assert [line["data"][name] for line in lines(metrics)] == [
             line["data"][name] for line in lines(demo / "rl" / "metrics.jsonl")
         ]
+    assert lines(killed / "rl" / "held_out.jsonl") == lines(demo / "rl" / "held_out.jsonl")
     state = Path("rl", "checkpoints", "global_step_4", "advantage_state.json")
     assert (killed / state).read_text() == (demo / state).read_text()
 
@@ -117,9 +138,21 @@ def test_a_broken_clip_is_named(demo, tmp_path):
     shutil.copytree(demo / "data", broken / "data")
     clip = sorted((broken / "data" / "clips").glob("sft-*.mp4"))[0]
     clip.unlink()
-    from data_tools.exports import ExportError, export_llamafactory
+    from data_tools.exports import ExportError, export, llamafactory_file
+    from data_tools.prompt import Form
     from data_tools.sample import read_samples
 
     samples = list(read_samples(broken / "data" / "sft.jsonl"))
     with pytest.raises(ExportError, match=clip.name):
-        export_llamafactory(samples, broken / "data", broken / "out")
+        export(samples, broken / "data", llamafactory_file(broken / "out", Form()))
+
+
+def test_the_pass_rates_of_the_rl_split_are_asked_of_the_sft_model(demo):
+    folder = copy_before("rl", demo, "difficulty")
+    said = run(
+        "difficulty", demo.parents[1], folder.name, "difficulty.samples=2", "difficulty.low=0", "difficulty.high=1"
+    )
+    assert "40 questions = 40 kept" in said
+    rates = lines(folder / "difficulty" / "pass_rates.jsonl")
+    assert len(rates) == 40 and {rate["sampled"] for rate in rates} == {2}
+    assert len(lines(folder / "difficulty" / "rl.jsonl")) == 40 and (folder / "difficulty" / "index.html").exists()

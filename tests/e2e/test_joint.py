@@ -13,11 +13,12 @@ SPLIT = "{clips: 15, binary: 30, choice: 6, confusable: 0.5, grounding: 30, trac
 JOINT = [
     "experiment=demo_videochat_r1",
     *(f"data.rendered.{split}={SPLIT}" for split in ("rl", "test")),
-    "data.rendered.sft={clips: 60, binary: 120, choice: 30, confusable: 0.5, grounding: 60, tracking: 30}",
+    "data.rendered.sft={clips: 60, binary: 120, choice: 30, confusable: 0.5, grounding: 60, tracking: 180}",
     "model.warm_up.steps=10",
     "sft.num_train_epochs=4",
     "rl.start_epoch=4",
     "rl.steps=3",
+    "rl.temperature=1.1",
     "rl.keep_checkpoints=3",
     "rl.save_every=1",
     # What a model that has learnt next to nothing differs in is the format.
@@ -63,7 +64,7 @@ def test_a_resumed_run_trains_on_the_groups_that_were_carried_over(joint):
     for step in (2, 3):
         shutil.rmtree(checkpoints / f"global_step_{step}")
     (checkpoints / "latest_checkpointed_iteration.txt").write_text("1")
-    assert "going on after step 1" in run("rl", joint.parents[1], "resumed", *JOINT)
+    assert "resuming after step 1" in run("rl", joint.parents[1], "resumed", *JOINT)
     for step in (1, 2, 3):
         one, two = (lines(folder / "rl" / "rollouts" / f"{step}.jsonl") for folder in (joint, resumed))
         assert one == two

@@ -5,7 +5,6 @@ and weights, every response and every score; probabilities agree to 1e-4, since 
 """
 
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -13,23 +12,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from chain import STAGES, command, left_behind, lines, marked, run
+from chain import command, copy_before, left_behind, lines, marked, run
 
 pytestmark = pytest.mark.e2e
-
-OUTPUT = {"data": "data", "model": "model", "sft": "sft", "rl": "rl", "merge": "merged", "evaluate": "eval"}
 
 
 @pytest.fixture
 def kill(demo) -> Callable[..., Path]:
     def kill(stage: str, when: Callable[[Path], bool], *overrides: str) -> Path:
         """A copy of the run up to `stage`, which was killed as soon as `when(its folder)`."""
-        later = STAGES[STAGES.index(stage) :]
-        folder = demo.with_name(f"killed-{stage}")
-        gone = {"logs", "report", *(OUTPUT[name] for name in later if name in OUTPUT)}
-        shutil.copytree(demo, folder, ignore=lambda source, names: gone & set(names) if Path(source) == demo else ())
-        for name in later:
-            (folder / "stages" / f"{name}.json").unlink(missing_ok=True)
+        folder = copy_before(stage, demo, f"killed-{stage}")
         process = subprocess.Popen(
             command(stage, demo.parents[1], folder.name, *overrides),
             start_new_session=True,
@@ -79,7 +71,7 @@ def test_sft(demo, kill):
     first = min(demo.glob("sft/checkpoint-*"), key=_step).name
     last = Path("sft", first, "processor_config.json")  # written in one go
     folder = kill("sft", lambda folder: (folder / last).exists() and (folder / last).stat().st_size > 0)
-    assert "going on from" in go_on("sft", folder)
+    assert "resuming from" in go_on("sft", folder)
     weights = "checkpoint-*/model.safetensors"
     assert files(folder / "sft", weights) == files(demo / "sft", weights)
     log, expected = (lines(path / "sft" / "trainer_log.jsonl") for path in (folder, demo))
@@ -90,16 +82,18 @@ def test_sft(demo, kill):
 
 def test_evaluate(demo, kill):
     """Goes on with two engines in Ray actors (on logical GPUs) where one was killed."""
-    models = "eval.models=[sft]"
+    models = ("eval.models=[sft]", "eval.twins=[]")  # one file of records
     folder = kill(
-        "evaluate", lambda folder: any(b"\n" in path.read_bytes() for path in folder.glob("eval/sft/*.jsonl")), models
+        "evaluate",
+        lambda folder: any(b"\n" in path.read_bytes() for path in folder.glob("eval/test/sft/*.jsonl")),
+        *models,
     )
-    (log,) = folder.glob("eval/sft/*.jsonl")
+    (log,) = folder.glob("eval/test/sft/*.jsonl")
     begun = log.read_bytes()[:-3]  # and half a line
     log.write_bytes(begun)
-    go_on("evaluate", folder, models, "cluster.gpus_per_node=2")
+    go_on("evaluate", folder, *models, "cluster.gpus_per_node=2")
     assert log.read_bytes().startswith(begun[: begun.rfind(b"\n") + 1])
-    found, expected = (lines(path / "eval" / "sft" / "predictions.jsonl") for path in (folder, demo))
+    found, expected = (lines(path / "eval" / "test" / "sft" / "predictions.jsonl") for path in (folder, demo))
     for record, unbroken in zip(found, expected, strict=True):
         assert record.pop("option_probs", {}) == pytest.approx(unbroken.pop("option_probs", {}), abs=1e-4)
         assert record.pop("p_yes", None) == pytest.approx(unbroken.pop("p_yes", None), abs=1e-4)

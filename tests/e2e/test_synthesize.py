@@ -12,8 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from data_tools.rendered import RenderedSettings, build_rendered
-from data_tools.synthesis.local_endpoint import LocalEndpoint, RenderedTeacher
+from data_tools.rendered.dataset import RenderedSettings, build_rendered
+from data_tools.synthesis.local_server import LocalEndpoint
+from data_tools.synthesis.teacher import RenderedTeacher
 
 pytestmark = pytest.mark.e2e
 
@@ -27,8 +28,9 @@ def data(tmp_path_factory) -> Path:
 
 
 def command(name: str, data: Path, out: Path, *changes: str) -> list[str]:
-    where = [f"samples={data / 'sft.jsonl'}", f"media_root={data}", f"out={out}", "judge.name=rules"]
-    return [sys.executable, "-m", "data_tools.synthesis", name, *where, *changes]
+    where = [f"samples={data / 'sft.jsonl'}", f"media_root={data}", f"out={out}", "judge.name=rules", "normalise=false"]
+    keys = [f"synthesis.{key}" for key in (*where, *changes)]
+    return [sys.executable, "-m", "launch.synthesize", f"synthesis={name}", *keys]
 
 
 def test_a_lost_ray_worker_loses_nothing(data, tmp_path):
@@ -66,7 +68,7 @@ def test_a_real_vllm_server(demo, data, tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     model = demo / "merged"
-    serve = [sys.executable, "-m", "launch.serve", "--experiment", "demo", "--model", str(model), "--port", str(port)]
+    serve = [sys.executable, "-m", "launch.serve", "experiment=demo", f"model={model}", f"port={port}"]
     server = subprocess.Popen(serve, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_for(f"http://127.0.0.1:{port}/health", server)

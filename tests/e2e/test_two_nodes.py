@@ -1,10 +1,9 @@
 """VideoP2R's PA-GRPO in the real engines, over two nodes."""
 
-import shutil
 from pathlib import Path
 
 import pytest
-from chain import lines, run
+from chain import copy_before, lines, run
 
 pytestmark = pytest.mark.e2e
 
@@ -14,10 +13,7 @@ TWO_NODES = ["cluster.nodes=2", "reward=videop2r", "advantage=pa_grpo", "rl.step
 @pytest.fixture(scope="module")
 def two_nodes(demo) -> Path:
     """VideoP2R's RL from the demo's SFT: FSDP over two nodes of this machine, one vLLM server on each."""
-    folder = demo.with_name("two_nodes")
-    shutil.copytree(demo, folder, ignore=lambda _, names: {"rl", "merged", "eval", "report"} & set(names))
-    for stage in ("rl", "merge", "evaluate"):
-        (folder / "stages" / f"{stage}.json").unlink()
+    folder = copy_before("rl", demo, "two_nodes")
     run("rl", demo.parents[1], folder.name, *TWO_NODES, "rl.start_epoch=2")
     return folder
 

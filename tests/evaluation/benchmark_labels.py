@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.benchmarks.camerabench import PRIMITIVES, TASKS_PER_SKILL
+from evaluation.benchmarks.camerabench_binary import PRIMITIVES
+from evaluation.benchmarks.camerabench_vqa import TASKS_PER_SKILL
 
 
 def write_json(path: Path, content: Any) -> Path:
@@ -55,6 +56,33 @@ def camerabench_vqa(folder: Path, pairs_per_task: int = 2, seed: int = 0) -> Pat
                 )
             write_jsonl(folder / skill / f"task_{task}.jsonl", rows)
     return folder
+
+
+def camreasoner_vqa(folder: Path) -> Path:
+    """As the authors make it of the pairs: question and video of each corner, yes where they belong together."""
+    rows = []
+    for task, ask, deny, videos in (
+        ("fixed_or_moving", "Is it fixed?", "Does it move?", ("a.mp4", "b.mp4")),
+        ("slow_or_fast", "Is it slow?", "Is it fast?", ("b.mp4", "c.mp4")),
+    ):
+        for number, (asks, shows) in enumerate(((0, 0), (0, 1), (1, 0), (1, 1)), 1):
+            texts, word = ((ask, deny), (deny, ask))[asks], "yes" if asks == shows else "no"
+            rows.append(
+                {
+                    "problem_id": f"{task}-{number}",
+                    "problem": f"Which of the following options is more likely to have the answer '{word}'?",
+                    "data_type": "video",
+                    "problem_type": "multiple choice",
+                    "options": [f"A. {texts[0]}", f"B. {texts[1]}"],
+                    "process": "",
+                    "solution": f"<answer>{'A' if asks == shows else 'B'}</answer>",
+                    "path": f"video/{videos[shows]}",
+                    "data_source": "camerabench",
+                    "dataset": "camerabench",
+                    "output": [],
+                }
+            )
+    return write_json(folder / "camerabench_vqa.json", rows)
 
 
 def camerabench_captions(folder: Path) -> Path:
@@ -260,12 +288,14 @@ def dream1k(folder: Path) -> Path:
     rows = []
     for i in range(4):
         video = {"type": "video", "text": None, "reference": None, "video": {"video_file": f"videos/{i}.mp4"}}
+        video["video"] |= {} if i else {"video_file": "<placeholder>"}  # as published; a video is named by its vid
         ask = {"type": "text", "text": "Describe the video in detail.", "reference": None, "video": None}
         told = {"type": "text", "text": "", "reference": "The camera pans left. A man waves.", "video": None}
         messages = [{"role": "user", "content": [video, ask]}, {"role": "assistant", "content": [told]}]
         extra = {"duration": 5.1, "events": ["The camera pans left.", "A man waves."], "n_events": 2}
         dataset = ("DREAM/movie_animation", "DREAM/stock")[i % 2]
         rows.append({"messages": messages, "dataset": dataset, "task": "video/caption", "idx": i, "extra_info": extra})
+        rows[-1] |= {"vid": i}
     return write_jsonl(folder / "DREAM-1k.jsonl", rows)
 
 
@@ -290,6 +320,7 @@ def vcrbench(folder: Path) -> Path:
 LABELS: dict[str, Callable[[Path], Path]] = {
     "camerabench_binary": camerabench_binary,
     "camerabench_vqa": camerabench_vqa,
+    "camreasoner_vqa": camreasoner_vqa,
     "camerabench_captions": camerabench_captions,
     "shotbench": shotbench,
     "refineshot": shotbench,

@@ -6,41 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from made_rollouts import questions
 from PIL import Image
 
-from data_tools.render import write_clip
+from data_tools.rendered.scene import write_clip
 from data_tools.sample import Sample, write_samples
-from evaluation.score import read_predictions, score, write_scores
+from evaluation.benchmarks.samples import SAMPLES
+from evaluation.predictions import read_predictions
+from evaluation.run_scores import score_set, write_scores
 from rewards.motions import NAMES, PRIMITIVES, confusable, observation
 
-settings.register_profile("no deadline", deadline=None)  # a busy machine is no fault of the code
-settings.load_profile("no deadline")
 SKILL = {"base": (0.2, 0.3), "sft": (0.95, 0.6), "rl": (1.0, 0.75)}  # chance of format, chance of seeing the motion
-
-
-def questions(split: str, clips: int) -> list[Sample]:
-    """Per clip: a Yes, a confusable No, and a choice question."""
-    samples = []
-    for number in range(clips):
-        motion = PRIMITIVES[1:][number % 14]
-        for kind, asked in (("yes", motion), ("no", confusable(motion)), ("choice", None)):
-            samples.append(
-                Sample(
-                    id=f"{split}-{number:03d}-{kind}",
-                    video=f"clips/{split}-{number:03d}.mp4",
-                    question=f"Does the camera {NAMES[asked]}?"
-                    if asked
-                    else "Which camera movement does the clip show?",
-                    options=["No", "Yes"] if asked else [NAMES[motion], NAMES[confusable(motion)], "static"],
-                    answer=("B" if kind == "yes" else "A"),
-                    task="binary" if asked else "choice",
-                    source="synthetic",
-                    split=split,
-                    extras={"motion": motion, "confusable": True} | ({"asked": asked} if asked else {}),
-                )
-            )
-    return samples
 
 
 def respond(sample: Sample, formatted: float, seeing: float, rng: np.random.Generator) -> dict:
@@ -65,9 +41,24 @@ def write_lines(path: Path, records: list[dict]) -> None:
 
 
 def write_eval(run: Path, key: str, records: list[dict], samples: list[Sample]) -> None:
-    path = run / "eval" / key / "predictions.jsonl"
+    path = run / "eval/test" / key / "predictions.jsonl"
     write_lines(path, records)
-    write_scores(path.with_name("scores.json"), score(samples, read_predictions(path, {s.id for s in samples})))
+    predictions = read_predictions(path, {s.id for s in samples})
+    write_scores(path.with_name("scores.json"), score_set(SAMPLES, samples, predictions))
+    write_samples(run / "eval/test/samples.jsonl", samples)
+    facts = run / "eval/test/set.json"
+    models = json.loads(facts.read_text())["models"] if facts.exists() else {}
+    models |= {key: {"is": key, "weights": key}}
+    told = {
+        "models": models,
+        "benchmark": "samples",
+        "judge": None,
+        "reward": {},
+        "without_video": 0,
+        "trained_on": 0,
+        "root": "data",
+    }
+    facts.write_text(json.dumps(told))
 
 
 def make_run(run: Path, clips: int, models: tuple[str, ...] = ("base", "sft", "rl"), steps: int = 12) -> Path:
@@ -80,7 +71,7 @@ def make_run(run: Path, clips: int, models: tuple[str, ...] = ("base", "sft", "r
         frames = np.stack([np.roll(noise, 3 * t + number, axis=1) for t in range(4)])
         write_clip(run / f"data/clips/test-{number:03d}.mp4", frames, 2.0)
     Image.fromarray(noise).save(run / "data/contact_sheet.png")
-    (run / "recipe.yaml").write_text("experiment: synthetic\nseed: 0\n")
+    (run / "recipe.yaml").write_text("experiment: synthetic\nseed: 0\ndata: {rendered: {}}\n")
     (run / "manifest.json").write_text(json.dumps({"seed": 0, "revision": "abc", "versions": {"verl": "0.9.1"}}))
 
     samples = questions("test", clips)
@@ -122,6 +113,12 @@ def make_run(run: Path, clips: int, models: tuple[str, ...] = ("base", "sft", "r
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     return make_run(tmp_path / "demo" / "first", clips=4)
+
+
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    return [make_run(folder / "demo" / name, clips=4) for name in ("first", "second")]
 
 
 @pytest.fixture

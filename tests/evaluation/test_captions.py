@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluation.benchmarks import BENCHMARKS, LabelError, read_labels
-from evaluation.captions import camerabench, cider_d
+from evaluation.measures.captions import camerabench, cider_d
 
 texts = st.lists(st.sampled_from(["The", "camera", "pans", "left.", "pans,", "it", "-", "zooms"]), max_size=8).map(
     " ".join

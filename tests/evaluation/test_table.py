@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from evaluation.bootstrap import Estimate
+from evaluation.measures.bootstrap import Estimate
 from evaluation.table import (
     Metric,
     Row,

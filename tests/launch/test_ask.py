@@ -1,15 +1,17 @@
 """Asking: what is refused, before any engine starts, and how an answer looks."""
 
-import json
 from io import StringIO
 
 import pytest
 import yaml
 from rich.console import Console
-from typer.testing import CliRunner
 
-from launch.ask import app, chosen_model, shown
+from data_tools.cli import parse
+from launch.ask import AskArguments, main, shown
 from launch.errors import LaunchError
+from launch.models import chosen_model
+from launch.run import run_of, stage
+from rewards.errors import UserError
 
 
 @pytest.fixture
@@ -27,13 +29,46 @@ def text(record, schema: str = "ota") -> str:
     return console.file.getvalue()
 
 
-def test_a_run_gives_its_last_model(run_folder):
-    with pytest.raises(LaunchError, match="no model yet"):
+def test_a_run_gives_its_last_model(run_folder, tiny_recipe):
+    with pytest.raises(LaunchError, match="has no model yet"):
         chosen_model(str(run_folder), "camreasoner")
-    for stage, model in (("model", "model"), ("merge", "merged")):
-        (run_folder / "stages" / f"{stage}.json").write_text('{"stage": "done"}')
+    for name, model in (("model", "model"), ("rl", "model"), ("merge", "merged")):
+        with stage(run_of(tiny_recipe()), name):
+            pass
         recipe, path = chosen_model(str(run_folder), "camreasoner")
         assert path == str(run_folder / model) and recipe.experiment == "demo"
+
+
+def test_a_model_that_is_no_longer_this_runs_is_refused(run_folder, tiny_recipe):
+    run = run_of(tiny_recipe())
+    for name in ("data", "model", "sft", "rl"):
+        with stage(run, name):
+            pass
+    with stage(run, "merge"):
+        run.merged.mkdir()
+        (run.merged / "model.safetensors").write_bytes(b"weights")
+    (run.merged / "model.safetensors").write_bytes(b"weig")
+    with pytest.raises(LaunchError, match=r"model\.safetensors \(4 of 7 bytes\)"):
+        chosen_model(str(run_folder), "camreasoner")
+    with stage(run_of(tiny_recipe("rl.steps=9", "force=true")), "rl"):
+        with pytest.raises(LaunchError, match="'merge' in .* is older than rl, which was begun again"):
+            chosen_model(str(run_folder), "camreasoner")
+
+
+@pytest.mark.parametrize("content", [b"a: [", b"\xff\xfe\x00", b"a: b: c"])
+def test_a_recipe_that_was_cut_is_named(run_folder, content):
+    (run_folder / "recipe.yaml").write_bytes(content)
+    with pytest.raises(LaunchError, match=r"recipe\.yaml was cut or edited"):
+        chosen_model(str(run_folder), "camreasoner")
+
+
+def test_a_recipe_of_an_older_version_is_named(run_folder):
+    path = run_folder / "recipe.yaml"
+    recipe = yaml.safe_load(path.read_text())
+    del recipe["vllm"]
+    path.write_text(yaml.safe_dump(recipe))
+    with pytest.raises(LaunchError, match=r"recipe\.yaml is not a recipe of this version:\n  vllm: Field required"):
+        chosen_model(str(run_folder), "camreasoner")
 
 
 def test_a_checkpoint_keeps_its_runs_prompt_and_budget(run_folder):
@@ -71,14 +106,20 @@ def test_a_run_of_another_schema_is_not_malformed():
     assert "Think" in out and "Response" not in out
 
 
-def test_what_cannot_be_asked_is_one_clear_message(run_folder, tmp_path):
-    (run_folder / "stages" / "model.json").write_text(json.dumps({"stage": "model"}))
+def test_what_cannot_be_asked_is_one_clear_message(run_folder, tiny_recipe, tmp_path):
+    with stage(run_of(tiny_recipe()), "model"):
+        pass
     broken = tmp_path / "broken.mp4"
     broken.write_text("no video")
     for arguments, message in (
-        (["--video", str(tmp_path / "none.mp4"), "--question", "?"], "missing"),
-        (["--video", str(broken), "--question", "?"], "broken.mp4"),
-        (["--video", str(broken), "--question", " "], "the question is empty"),
+        ([f"video={tmp_path / 'none.mp4'}", "question=?"], "missing"),
+        ([f"video={broken}", "question=?"], r"broken\.mp4"),
+        ([f"video={broken}", "question= "], "the question is empty"),
     ):
-        result = CliRunner().invoke(app, [*arguments, "--model", str(run_folder)])
-        assert result.exit_code == 1 and message in " ".join(result.stderr.split()), result.stderr
+        with pytest.raises(UserError, match=message):
+            main(parse(AskArguments, [*arguments, f"model={run_folder}"]))
+
+
+def test_a_question_keeps_its_commas_and_equals_signs():
+    arguments = parse(AskArguments, ["video=a=b (1).mp4", "question=Does it pan, i.e. x=1?", "options=Yes,No"])
+    assert (str(arguments.video), arguments.question) == ("a=b (1).mp4", "Does it pan, i.e. x=1?")

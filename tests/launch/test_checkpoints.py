@@ -1,58 +1,82 @@
-"""What an interrupted run leaves half done is set aside, not used and not lost."""
+"""What an interrupted run leaves unfinished is set aside: not used, and not lost."""
 
 import json
 from pathlib import Path
 
-from launch.predict import whole_lines
-from launch.rl import forget_steps_after_checkpoint, last_checkpoint
-from launch.sft import last_whole_checkpoint
+from data_tools.run_folder import RunFolder
+from launch.checkpoints import last_rl_step, resume_rl, resume_sft, rl_steps, sft_steps
+from launch.engines.vllm.job import answered_ids
 
 
-def checkpoint(folder: Path, step: int, whole: bool = True) -> Path:
-    path = folder / f"checkpoint-{step}"
+def checkpoint(run: RunFolder, step: int, last: str = "{}") -> Path:
+    """A checkpoint of SFT whose file that is written last has the content `last`."""
+    path = run.sft / f"checkpoint-{step}"
     path.mkdir(parents=True)
     (path / "model.safetensors").write_text(str(step))
     (path / "trainer_state.json").write_text("{}")
-    (path / "processor_config.json").write_text("{}" if whole else "")
+    (path / "processor_config.json").write_text(last)
     return path
 
 
-def test_half_written_sft_checkpoints_are_set_aside(tmp_path):
-    assert last_whole_checkpoint(tmp_path) is None
-    checkpoint(tmp_path, 9)
-    checkpoint(tmp_path, 100)
-    checkpoint(tmp_path, 200, whole=False)
-    assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-100"  # by number, not by name
-    assert (tmp_path / "incomplete-checkpoint-200" / "model.safetensors").read_text() == "200"
-    (checkpoint(tmp_path, 200) / "processor_config.json").unlink()  # and again
-    assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-100"
+def test_truncated_sft_checkpoints_are_set_aside(tmp_path):
+    run = RunFolder(tmp_path)
+    assert resume_sft(run) is None
+    checkpoint(run, 9)
+    checkpoint(run, 100, '{"video_processor": {}}')
+    checkpoint(run, 200, "")
+    checkpoint(run, 300, '{"video_proc')
+    assert resume_sft(run) == run.sft / "checkpoint-100"  # by number, not by name
+    assert (run.sft / "incomplete-checkpoint-200" / "model.safetensors").read_text() == "200"
+    assert (run.sft / "incomplete-checkpoint-300").exists()
+    (checkpoint(run, 200) / "processor_config.json").unlink()  # and again
+    assert resume_sft(run) == run.sft / "checkpoint-100"
 
 
-def test_rl_steps_after_the_checkpoint_are_forgotten(tmp_path):
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "rollouts").mkdir()
-    metrics = tmp_path / "metrics.jsonl"
+def test_sft_steps_that_are_repeated_are_logged_once(tmp_path):
+    run = RunFolder(tmp_path)
+    checkpoint(run, 4)
+    assert resume_sft(run) is not None and sft_steps(run) == 0  # a run without a log
+    run.sft_log.write_text("".join(json.dumps({"current_steps": step}) + "\n" for step in (2, 4, 6)) + '{"current_st')
+    assert sft_steps(run) == 6
+    assert resume_sft(run) is not None and sft_steps(run) == 4
+    assert [json.loads(line)["current_steps"] for line in run.sft_log.read_text().splitlines()] == [2, 4]
+
+
+def test_without_a_checkpoint_sft_starts_with_an_empty_log(tmp_path):
+    run = RunFolder(tmp_path)
+    run.sft.mkdir()
+    run.sft_log.write_text('{"current_steps": 5}\n')
+    assert resume_sft(run) is None and sft_steps(run) == 0
+
+
+def test_rl_steps_after_the_checkpoint_are_dropped(tmp_path):
+    run = RunFolder(tmp_path)
+    run.rl_checkpoints.mkdir(parents=True)
+    run.rollouts.mkdir()
     lines = [json.dumps({"step": step, "data": {}}) for step in (1, 2, 3)]
-    metrics.write_text("\n".join(lines) + '\n{"step": 4, "da')
+    run.rl_metrics.write_text("\n".join(lines) + '\n{"step": 4, "da')
+    assert rl_steps(run) == 3
     for step in (1, 2, 3):
-        (tmp_path / "rollouts" / f"{step}.jsonl").write_text("{}\n")
-    (tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("2")
-    assert last_checkpoint(tmp_path) == forget_steps_after_checkpoint(tmp_path) == 2
-    assert metrics.read_text().splitlines() == lines[:2]
-    assert sorted(path.name for path in (tmp_path / "rollouts").iterdir()) == ["1.jsonl", "2.jsonl"]
+        (run.rollouts / f"{step}.jsonl").write_text("{}\n")
+    (run.rl_checkpoints / "latest_checkpointed_iteration.txt").write_text("2")
+    assert last_rl_step(run) == resume_rl(run) == 2
+    assert run.rl_metrics.read_text().splitlines() == lines[:2]
+    assert sorted(path.name for path in run.rollouts.iterdir()) == ["1.jsonl", "2.jsonl"]
 
 
-def test_without_a_checkpoint_rl_begins_anew(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
-    assert forget_steps_after_checkpoint(tmp_path) == 0
-    assert (tmp_path / "metrics.jsonl").read_text() == ""
+def test_without_a_checkpoint_rl_starts_from_the_first_step(tmp_path):
+    run = RunFolder(tmp_path)
+    run.rl.mkdir()
+    run.rl_metrics.write_text('{"step": 1}\n')
+    assert resume_rl(run) == 0
+    assert run.rl_metrics.read_text() == ""
 
 
-def test_a_half_written_prediction_is_cut_off(tmp_path):
+def test_a_truncated_prediction_is_cut_off(tmp_path):
     path = tmp_path / "predictions.jsonl"
-    assert whole_lines(path) == set()
+    assert answered_ids(path) == set()
     path.write_text('{"id": "a", "response": "é"}\n{"id": "b"}\n{"id": "c", "respo')
-    assert whole_lines(path) == {"a", "b"}
+    assert answered_ids(path) == {"a", "b"}
     assert path.read_text().endswith('{"id": "b"}\n')
     path.write_text('{"id": "a"')
-    assert whole_lines(path) == set() and path.read_text() == ""
+    assert answered_ids(path) == set() and path.read_text() == ""

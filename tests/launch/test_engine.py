@@ -1,4 +1,4 @@
-"""Engines in processes of their own, played by tiny real modules: watched, explained, ended, cleaned up after."""
+"""Engines in processes of their own, here tiny modules: watched, explained, killed, cleaned up after."""
 
 import os
 import shutil
@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launch.engine import run_engine, scratch_path, training_threads
+from launch.engines import activity, watch
+from launch.engines.cleanup import SharedMemory
+from launch.engines.environment import training_threads
+from launch.engines.watch import run_engine, scratch_path
 from launch.errors import LaunchError
 from launch.recipe import ROOT
 
@@ -21,8 +25,9 @@ LAUNCHER = """
 import sys
 from pathlib import Path
 from hydra import compose, initialize_config_dir
-from launch.engine import run_engine
-from launch.recipe import ROOT, read_recipe
+from launch.engines.watch import run_engine
+from launch.compose import read_recipe
+from launch.recipe import ROOT
 
 with initialize_config_dir(str(ROOT / "recipes"), version_base="1.3"):
     recipe = read_recipe(compose("config"))
@@ -48,10 +53,10 @@ def alive(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.05)
 
 
@@ -69,6 +74,21 @@ def test_a_failure_shows_its_reason_and_names_the_log(launch, tmp_path):
     assert str(tmp_path / "logs" / "engine.log") in str(error.value)
 
 
+TORCHRUN = r"""import sys
+sys.exit('''[rank0]: ValueError: no such frame
+    raise ChildFailedError(
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
+============================================================
+Root Cause (first observed failure):
+  error_file: <N/A>''')"""
+
+
+def test_a_rank_that_fails_under_torchrun_shows_its_own_reason(launch):
+    """torchrun ends with an error of its own, which says nothing (torch 2.11.0)."""
+    with pytest.raises(LaunchError, match="ValueError: no such frame"):
+        launch(TORCHRUN)
+
+
 def test_a_full_disk_is_named_as_the_cause(launch, monkeypatch):
     with pytest.raises(LaunchError, match="a disk is full"):
         launch("open('/dev/full', 'wb', 0).write(b'x')")
@@ -78,14 +98,51 @@ def test_a_full_disk_is_named_as_the_cause(launch, monkeypatch):
     launch("pass")  # one that succeeds has had enough
 
 
-def test_a_silent_engine_is_ended(launch):
+def test_a_silent_engine_is_killed(launch):
     begin = time.monotonic()
-    with pytest.raises(LaunchError, match="no sign of life"):
+    with pytest.raises(LaunchError, match=r"no output or progress for [\d.]+ minutes; killed"):
         launch("import time; time.sleep(60)", f"cluster.time_limit_minutes={1 / 60}")
     assert time.monotonic() - begin < 30
 
 
-def test_progress_is_a_sign_of_life(launch):
+COMPUTES = "import time\nend = time.monotonic() + 60\nwhile time.monotonic() < end: pass"
+
+
+def test_an_engine_that_computes_in_silence_has_more_time(launch, monkeypatch):
+    monkeypatch.setattr(activity.Activity, "seen", lambda *_: True)
+    limit = f"cluster.time_limit_minutes={1 / 60}"
+    launch("import time; time.sleep(2.5)", limit)
+    monkeypatch.setattr(watch, "COMPUTING", 2)
+    with pytest.raises(LaunchError, match=r"no output or progress for [\d.]+ minutes, though it computes; killed"):
+        launch("import time; time.sleep(60)", limit)
+
+
+def test_a_child_that_computes_is_life_of_its_engine(monkeypatch):
+    child = subprocess.Popen([sys.executable, "-c", COMPUTES])
+    sleeper = subprocess.Popen(["sleep", "60"])
+    try:
+        monkeypatch.setattr(activity, "BUSY_CORE", 0.01)
+        idle, busy = activity.Activity(gpus=False, seconds=0.2), activity.Activity(gpus=False, seconds=0.2)
+        wait_for(lambda: busy.seen([psutil.Process(sleeper.pid), psutil.Process(child.pid)]))
+        time.sleep(0.3)
+        assert not idle.seen([psutil.Process(sleeper.pid)])
+    finally:
+        for process in (child, sleeper):
+            process.kill()
+            process.wait()
+
+
+def test_a_gpu_that_computes_is_life(monkeypatch):
+    told = {"text": "3\n97\n"}
+    monkeypatch.setattr(activity, "output_of", lambda command: told["text"])
+    assert activity.busiest_gpu() == 97 and activity.Activity(gpus=True, seconds=0).seen([])
+    told["text"] = "0\n[N/A]\n"
+    assert activity.busiest_gpu() == 0 and not activity.Activity(gpus=True, seconds=0).seen([])
+    monkeypatch.setattr(activity, "output_of", lambda command: None)
+    assert activity.busiest_gpu() == 0
+
+
+def test_an_engine_with_progress_and_no_output_is_not_killed(launch):
     begin = time.monotonic()
     launch(
         "import time; time.sleep(3)",
@@ -95,7 +152,7 @@ def test_progress_is_a_sign_of_life(launch):
     )
 
 
-def test_children_that_an_engine_leaves_are_ended(launch):
+def test_child_processes_that_an_engine_leaves_are_killed(launch):
     log = launch(
         "import subprocess, time\n"
         "print(subprocess.Popen(['sleep', '60'], start_new_session=True).pid, flush=True)\n"
@@ -104,12 +161,14 @@ def test_children_that_an_engine_leaves_are_ended(launch):
     assert not alive(int(log.read_text()))
 
 
-def test_a_killed_launcher_takes_its_engine_along_and_the_next_run_cleans_up(launch, tmp_path):
+@pytest.mark.e2e
+def test_the_engine_of_a_killed_launcher_is_killed_and_the_next_run_cleans_up(launch, tmp_path):
     log, pid_file = tmp_path / "logs" / "engine.log", tmp_path / "pid"
     segment = Path("/dev/shm") / f"psm_test{os.getpid()}"
     (tmp_path / "some_engine.py").write_text(
-        "import os, pathlib, time\n"
+        "import mmap, os, pathlib, time\n"
         f"pathlib.Path({str(segment)!r}).write_text('weights')\n"
+        f"mapped = mmap.mmap(os.open({str(segment)!r}, os.O_RDWR), 0)\n"
         f"pathlib.Path({str(pid_file)!r}).write_text(str(os.getpid()))\n"
         "time.sleep(60)"
     )
@@ -132,31 +191,57 @@ def test_a_killed_launcher_takes_its_engine_along_and_the_next_run_cleans_up(lau
         segment.unlink(missing_ok=True)
 
 
-def test_a_segment_of_others_is_left_alone(launch):
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_shared_memory_of_other_processes_is_kept(when, launch):
+    """Also where nobody is seen to map it, as in another container that shares /dev/shm."""
     segment = Path("/dev/shm") / f"psm_other{os.getpid()}"
-    segment.write_text("weights")
+    if when == "before":
+        segment.write_text("weights")
+    later = threading.Timer(0.5, lambda: segment.write_text("weights"))
+    later.start()
     try:
-        launch("import time; time.sleep(0.6)")
+        launch("import time; time.sleep(1.6)")
         assert segment.exists()
     finally:
+        later.join()
         segment.unlink()
 
 
+def test_a_segment_that_may_not_be_removed_does_not_fail_the_stage(tmp_path, monkeypatch):
+    """A name in the record may belong to another user by now."""
+    segment = Path("/dev/shm") / f"psm_denied{os.getpid()}"
+    segment.write_text("weights")
+    record = tmp_path / "engine.shm"
+    record.write_text(segment.name)
+
+    def denied(path: Path, missing_ok: bool = False) -> None:
+        if path == segment:
+            raise PermissionError(path)
+        os.unlink(path)
+
+    monkeypatch.setattr(Path, "unlink", denied)
+    with SharedMemory(record):
+        pass
+    assert not record.exists() and segment.exists()
+    os.unlink(segment)
+
+
+@pytest.mark.e2e
 @pytest.mark.parametrize("given", [None, "1"])
-def test_processes_that_train_have_threads_of_their_own_number(given, launch, tiny_recipe, monkeypatch):
-    """The many processes of a rollout have one thread each; what the user sets holds for all."""
+def test_processes_that_train_have_a_thread_count_of_their_own(given, launch, tiny_recipe, monkeypatch):
+    """Each of the many rollout processes has one thread; a number that the user sets holds for all processes."""
     monkeypatch.delenv("OMP_NUM_THREADS")
     if given:
         monkeypatch.setenv("OMP_NUM_THREADS", given)
     code = """
-        import torch
-        from launch.process import train_in_threads
+        import os, torch
+        from launch.engines.environment import train_in_threads
         before = torch.get_num_threads()
         train_in_threads()
-        print(before, torch.get_num_threads())
+        print(before, torch.get_num_threads(), os.environ["OMP_WAIT_POLICY"])
     """
     expected = given or str(training_threads(tiny_recipe()))
-    assert launch(textwrap.dedent(code)).read_text().split() == [given or "1", expected]
+    assert launch(textwrap.dedent(code)).read_text().split() == [given or "1", expected, "passive"]
 
 
 def test_training_threads_are_two_where_each_rank_has_two_cores(tiny_recipe, monkeypatch):

@@ -1,7 +1,6 @@
-"""What a fault leaves behind is neither taken for done nor in the way of the next try."""
+"""What a fault leaves behind is neither taken for a result nor in the way of the next run."""
 
 import errno
-import json
 import pickle
 import signal
 import subprocess
@@ -11,29 +10,10 @@ import time
 import psutil
 import pytest
 
-from launch import predict as module
-from launch.errors import explain
-from launch.process import _run_engine_core
-from launch.run import open_run, stage
-from launch.sft import _steps_done, forget_steps_after, last_whole_checkpoint
-
-
-def test_a_checkpoint_whose_last_file_was_cut_off_is_set_aside(tmp_path):
-    for step, last in ((5, '{"video_processor": {}}'), (10, '{"video_proc'), (15, "")):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        (tmp_path / f"checkpoint-{step}" / "processor_config.json").write_text(last)
-    assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-5"
-    assert (tmp_path / "incomplete-checkpoint-10").exists() and (tmp_path / "incomplete-checkpoint-15").exists()
-
-
-def test_steps_that_are_done_again_are_logged_once(tmp_path):
-    log = tmp_path / "trainer_log.jsonl"
-    forget_steps_after(3, log)
-    assert _steps_done(log) == 0
-    log.write_text("".join(json.dumps({"current_steps": step}) + "\n" for step in (2, 4, 6)) + '{"current_st')
-    assert _steps_done(log) == 6
-    forget_steps_after(4, log)
-    assert [json.loads(line)["current_steps"] for line in log.read_text().splitlines()] == [2, 4]
+from data_tools.cli import explain
+from launch.engines.patches.vllm import _run_engine_core
+from launch.engines.vllm import main as module
+from launch.run import run_of, stage
 
 
 def test_predictions_on_a_full_disk_end_in_its_error():
@@ -41,18 +21,24 @@ def test_predictions_on_a_full_disk_end_in_its_error():
 
     class Engine:
         def stream(self, questions, window):
-            yield None, {"id": "a", "response": "fine"}
+            yield module.Path("/dev/full"), {"id": "a", "response": "fine"}
 
         def close(self):
             pass
 
+    from data_tools.prompt import Form
     from data_tools.sample import Sample
+    from launch.engines.vllm.job import Questions
+    from launch.recipe_eval import Media
 
     asked = Sample(
         id="a", video="a.mp4", question="?", options=["a", "b"], answer="A", task="choice", source="s", split="test"
     )
+    media = Media(fps=2, max_frames=4, min_frames=4, max_pixels=7056, min_pixels=784)
+    full = module.Path("/dev/full")
+    part = Questions(samples=full, root=full, media=media, form=Form(), out=full)
     with pytest.raises(OSError) as error:
-        module.predict(Engine, 1, [(None, asked)], 1, {None: module.Path("/dev/full")})
+        module.predict(Engine, 1, [(part, asked)], 1)
     assert error.value.errno == errno.ENOSPC
 
 
@@ -64,7 +50,7 @@ def test_a_full_disk_is_explained(capsys):
 
 
 def test_a_stage_that_fails_to_record_itself_is_not_done(tiny_recipe, monkeypatch):
-    run = open_run(tiny_recipe())
+    run = run_of(tiny_recipe())
     with pytest.raises(OSError), stage(run, "data"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert run.record("data") is None and (run.folder / "stages" / "data.started.json").exists()
@@ -74,12 +60,12 @@ def test_an_engine_core_ends_with_its_server():
     """vLLM starts it by `multiprocessing`, which pickles its target when it spawns."""
     code = """
 import os, sys, time, types
-from launch.process import bind_engine_core
+from launch.engines.patches.vllm import end_engine_core_with_server
 core = types.ModuleType("vllm.v1.engine.core")
 core.EngineCoreProc = type("EngineCoreProc", (), {"run_engine_core": staticmethod(lambda: time.sleep(60))})
 sys.modules |= {"vllm": types.ModuleType("vllm"), "vllm.v1": types.ModuleType("vllm.v1"),
                 "vllm.v1.engine": types.ModuleType("vllm.v1.engine"), "vllm.v1.engine.core": core}
-bind_engine_core(core)
+end_engine_core_with_server(core)
 import multiprocessing
 process = multiprocessing.get_context("fork").Process(target=core.EngineCoreProc.run_engine_core)
 process.start()

@@ -9,10 +9,11 @@ from hydra.errors import HydraException
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launch.recipe import RecipeError
-from launch.verl import check_advantage
+from launch.checks import check_advantage
 from launch.verl_plugin import filter as filter_module
-from launch.verl_plugin.filter import FilterError, Group, GroupFilter, RolloutError, Sampler
+from launch.verl_plugin.filter import FilterError, Group, GroupFilter, Sampler
+from launch.verl_plugin.queue import RolloutError
+from rewards.errors import UserError
 
 N = 4  # rollouts of a prompt
 
@@ -48,6 +49,12 @@ def test_the_paper_and_the_code_drop_the_same_groups_of_eight(values):
         assert by_mean == [side == 0 for side in GroupFilter("percentile", 0.01, 0.99).sides(groups)]
 
 
+def test_percentiles_drop_mixed_groups_where_one_answer_is_rarer_than_a_percent():
+    groups = [group(0, 1, 1, 1, 1, 1, 1, 1)] * 4 + [group(*[1] * 8)] * 124  # 4 of 1,024 are wrong
+    assert GroupFilter("mean", 0.01, 0.99).sides(groups).count(0) == 4
+    assert GroupFilter("percentile", 0.01, 0.99).sides(groups).count(0) == 0
+
+
 @given(st.floats(-10, 10), st.integers(1, 9))
 def test_a_round_without_spread_keeps_nothing(value, size):
     assert 0 not in GroupFilter("percentile", 0.01, 0.99).sides([group(*[value] * size)] * 3)
@@ -60,13 +67,13 @@ def test_a_round_without_spread_keeps_nothing(value, size):
         (["rl.filter.mode=percentile", "rl.filter.high=2"], "filter bounds"),
         (["rl.filter.mode=median"], "rl.filter.mode"),
         (["rl.filter.enabled=true", "rl.filter.metric=iou"], "rl.filter.metric=iou: the reward camreasoner has score"),
-        (["advantage=pa_grpo"], "pa_grpo needs rewards by process"),
-        (["reward=videop2r", "+reward.length_window=3"], "reward videop2r: .*length_window"),
+        (["advantage=pa_grpo"], "pa_grpo needs rewards per segment"),
+        (["reward=videop2r", "+reward.length_window=3"], "reward.length_window: unknown setting"),
         (["judge.name=oracle"], "judge 'oracle'"),
     ],
 )
 def test_a_recipe_that_cannot_work_is_refused(tiny_recipe, overrides, named):
-    with pytest.raises((RecipeError, HydraException), match=named):
+    with pytest.raises((UserError, HydraException), match=named):
         check_advantage(tiny_recipe(*overrides))
 
 
@@ -117,7 +124,8 @@ class Prompts:
         self.drawn += count
 
     def sampler(self, **changes) -> Sampler:
-        settings = {"mode": "mean", "metric": "accuracy", "low": 0.01, "high": 0.99, "max_rounds": 3} | changes
+        settings = {"mode": "mean", "metric": "accuracy", "low": 0.01, "high": 0.99, "max_rounds": 3, "pairs": False}
+        settings |= changes
         return Sampler("sync", {}, None, "drop", sampler_kwargs={"filter": settings}, refill_fn=self.draw)
 
     def step_of(self, sampler: Sampler) -> tuple[list[str], dict[str, float]]:
@@ -174,6 +182,15 @@ def test_every_prompt_is_trained_on_once_or_dropped(right, batch):
         assert len(set(trained)) == len(trained)
         assert len(trained) + dropped + len(sampler.carried) == prompts.drawn
         assert all(0 < right[int(name.split(".")[1]) % len(right)] < N for name in trained)
+
+
+def test_both_branches_of_a_pair_are_kept_or_dropped(queue):
+    prompts = Prompts(queue, [0, 2, 4, 4, 1, 4, 0, 4], batch=4)  # pairs: one kept, none, one kept, none
+    sampler = prompts.sampler(pairs=True)
+    one, metrics = prompts.step_of(sampler)
+    assert one == [f"step000001.{number:05d}" for number in (0, 1, 4, 5)]
+    assert (metrics["filter/dropped_below"], metrics["filter/dropped_above"]) == (1, 3)
+    assert metrics["filter/carried_over"] == 0
 
 
 def test_the_cap_ends_a_step_early_and_an_empty_one_is_an_error(queue):

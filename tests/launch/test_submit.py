@@ -1,11 +1,13 @@
 """What a job carries and what it must not; what is wrong with a cluster."""
 
 import socket
-import subprocess
 
 import pytest
 
-from launch import nodes, slurm, submit
+from launch.cluster import jobs
+from launch.engines.environment import engine_env
+from launch.engines.ray import nodes
+from launch.engines.vllm import main as vllm
 from launch.errors import LaunchError
 from launch.recipe import ROOT
 
@@ -13,7 +15,7 @@ from launch.recipe import ROOT
 
 
 def tree(root, **files: str):
-    for name in submit.FOLDERS:
+    for name in jobs.FOLDERS:
         (root / name).mkdir()
     for path, text in files.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -22,11 +24,11 @@ def tree(root, **files: str):
 
 
 def test_code_and_recipes_are_sent_and_nothing_else(tmp_path):
-    assert submit.pack(tmp_path) < 5
+    assert jobs.pack(tmp_path) < 5
     sent = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    assert {"launch/rl.py", "recipes/config.yaml", "requirements/gpu.txt", "launch/verl_plugin/patches.py"} <= sent
+    assert {"launch/rl.py", "recipes/config.yaml", "requirements/gpu.txt", "launch/engines/patches/verl.py"} <= sent
     for path in sent:
-        assert path.split("/")[0] in submit.FOLDERS and not path.endswith((".pyc", ".mp4", ".safetensors"))
+        assert path.split("/")[0] in jobs.FOLDERS and not path.endswith((".pyc", ".mp4", ".safetensors"))
 
 
 def test_weights_links_and_caches_stay_here(tmp_path):
@@ -34,7 +36,7 @@ def test_weights_links_and_caches_stay_here(tmp_path):
     root.mkdir()
     tree(root, **{"launch/a.py": "", "launch/weights.safetensors": "x", "launch/__pycache__/a.py": "", "runs/b.py": ""})
     (root / "launch" / "link.py").symlink_to(ROOT / "launch" / "rl.py")
-    submit.pack(tmp_path / "sent", root)
+    jobs.pack(tmp_path / "sent", root)
     assert [p.name for p in (tmp_path / "sent").rglob("*") if p.is_file()] == ["a.py"]
 
 
@@ -43,45 +45,59 @@ def test_too_much_is_refused_by_name(tmp_path):
     root.mkdir()
     tree(root, **{"recipes/huge.json": "x" * 11_000_000})
     with pytest.raises(LaunchError, match=r"11 MB, more than 10.*recipes/huge\.json"):
-        submit.pack(tmp_path / "sent", root)
+        jobs.pack(tmp_path / "sent", root)
 
 
 def test_a_secret_is_refused_without_being_shown():
     variables = {"WANDB_API_KEY": "abcdef0123456789", "HOME": "/home/someone", "SHORT_KEY": "a"}
-    submit.refuse_secrets([("the command line", "python -m launch.rl runs=/home/someone/a")], variables)
+    jobs.refuse_secrets([("the command line", "python -m launch.rl runs=/home/someone/a")], variables)
     with pytest.raises(LaunchError, match=r"default\.yaml holds the value of \$WANDB_API_KEY") as caught:
-        submit.refuse_secrets([("recipes/local/default.yaml", "key: abcdef0123456789")], variables)
+        jobs.refuse_secrets([("recipes/local/default.yaml", "key: abcdef0123456789")], variables)
     assert "abcdef" not in str(caught.value)
 
 
 def test_paths_must_mean_the_same_on_every_node(tiny_recipe):
     recipe = tiny_recipe()
-    command = submit.entrypoint("rl", [f"runs={recipe.runs}", "reward.format_weight=0.3"], recipe, "python")
+    command = jobs.entrypoint("rl", [f"runs={recipe.runs}", "reward.format_weight=0.3"], recipe, "python")
     assert command.startswith("python -m launch.rl runs=") and command.endswith("cluster.address=auto")
-    assert "cluster.address" not in submit.entrypoint("sft", [], recipe, "python")
+    assert "cluster.address" not in jobs.entrypoint("sft", [], recipe, "python")
     with pytest.raises(LaunchError, match="runs=runs: give an absolute path"):
-        submit.entrypoint("rl", [], tiny_recipe("runs=runs"), "python")
+        jobs.entrypoint("rl", [], tiny_recipe("runs=runs"), "python")
     files = ["data=files", "data.media_root=clips", "data.files={sft: /s, rl: /r, test: /t}"]
     with pytest.raises(LaunchError, match="data.media_root=clips"):
-        submit.entrypoint("rl", [], tiny_recipe(*files), "python")
+        jobs.entrypoint("rl", [], tiny_recipe(*files), "python")
     published = "{source: camreasoner_rl, path: /rl.json}, {source: camreasoner_rl, path: more.json}"
     files = ["data=files", "data.media_root=/clips", f"data.files={{sft: null, rl: [{published}], test: /t}}"]
     with pytest.raises(LaunchError, match="data.files.rl=more.json: give an absolute path"):
-        submit.entrypoint("rl", [], tiny_recipe(*files), "python")
+        jobs.entrypoint("rl", [], tiny_recipe(*files), "python")
+
+
+@pytest.mark.parametrize(
+    ("stage", "more", "held"),
+    [("rl", [], None), ("evaluate", [], None), ("sft", [], 8), ("sft", ["cluster.sft_nodes=2"], None)],
+)
+def test_a_job_holds_no_gpus_that_its_stage_asks_the_cluster_for(stage, more, held, monkeypatch):
+    """Held twice, they would never be free for the engines."""
+    sent = {}
+    monkeypatch.setattr(jobs, "client", lambda address: None)
+    monkeypatch.setattr(jobs, "_send", lambda client, **given: sent.update(given))
+    files = ["data.media_root=/v", "data.files={sft: /s, rl: /r, test: /t}", "runs=/shared/runs"]
+    jobs.submit(stage, ["experiment=camreasoner", "cluster=ray_cluster", *files, *more], "http://head:8265")
+    assert sent["gpus"] == held and sent["entrypoint"].endswith("cluster.address=auto") == (held is None)
 
 
 def test_a_wrong_recipe_is_refused_before_anything_is_sent(tmp_path):
     from launch.recipe import RecipeError
 
     with pytest.raises(RecipeError, match="no_such"):
-        submit.submit("rl", ["rl.no_such=1", f"runs={tmp_path}"], "http://127.0.0.1:1")
-    with pytest.raises(LaunchError, match="data.media_root"):
-        submit.submit("rl", ["experiment=camreasoner", f"runs={tmp_path}"], "http://127.0.0.1:1")
+        jobs.submit("rl", ["rl.no_such=1", f"runs={tmp_path}"], "http://127.0.0.1:1")
+    with pytest.raises(RecipeError, match="data.media_root"):
+        jobs.submit("rl", ["experiment=camreasoner", f"runs={tmp_path}"], "http://127.0.0.1:1")
 
 
 def test_a_dashboard_that_is_not_there_is_named(tmp_path):
     with pytest.raises(LaunchError, match=r"no Ray dashboard at http://127\.0\.0\.1:1"):
-        submit.submit("rl", [f"runs={tmp_path}"], "http://127.0.0.1:1")
+        jobs.submit("rl", [f"runs={tmp_path}"], "http://127.0.0.1:1")
 
 
 # ------------------------------------------------------------------ the cluster
@@ -103,10 +119,10 @@ def ray_node(address: str, gpus: int, alive: bool = True) -> dict:
 
 def test_a_cluster_that_is_too_small_is_described():
     cluster = [ray_node("10.0.0.1", 0), ray_node("10.0.0.2", 8), ray_node("10.0.0.3", 8, alive=False)]
-    assert nodes.lacking(cluster, 1, 8) is None
-    told = nodes.lacking(cluster, 2, 8)
+    assert nodes.shortage(cluster, 1, 8) is None
+    told = nodes.shortage(cluster, 2, 8)
     assert "needs 2 node(s) with 8 GPU(s)" in told and "10.0.0.1: 0, 10.0.0.2: 8" in told and "10.0.0.3" not in told
-    assert nodes.lacking([ray_node("a", 8)], 1, 16)
+    assert nodes.shortage([ray_node("a", 8)], 1, 16)
 
 
 def test_nodes_that_differ_are_named_with_what_differs(tmp_path):
@@ -137,36 +153,23 @@ def test_what_workers_get_is_no_secret(monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "abcdef0123456789")
     monkeypatch.setenv("VERL_PLATFORM", "cpu")
     monkeypatch.setenv("PYTHONPATH", "/code")
-    env = nodes.runtime_env({"env_vars": {"NCCL_DEBUG": "WARN"}, "working_dir": None})
+    env = nodes.runtime_env({"NCCL_DEBUG": "WARN"})
     assert env["env_vars"]["VERL_PLATFORM"] == "cpu" and env["env_vars"]["PYTHONPATH"] == "/code"
-    assert env["env_vars"]["NCCL_DEBUG"] == "WARN" and "working_dir" not in env
+    assert env["env_vars"]["NCCL_DEBUG"] == "WARN"
     assert "abcdef" not in str(env)
 
 
-# ------------------------------------------------------------------ Slurm
-
-
-def test_a_slurm_script_is_a_script(tiny_recipe, tmp_path):
-    given = [
-        "experiment=camreasoner",
-        "cluster=ray_cluster",
-        "cluster.nodes=4",
-        "runs=/shared/runs",
-        'data.instruction="a b"',
-    ]
-    files = ["data.media_root=/shared/clips", "data.files={sft: /shared/s, rl: /shared/r, test: /shared/t}"]
-    recipe = tiny_recipe(*given, *files)
-    text = slurm.render(recipe, [*given, *files], "/opt/env/bin/python")
-    (tmp_path / "train.sbatch").write_text(text)
-    assert subprocess.run(["bash", "-n", tmp_path / "train.sbatch"]).returncode == 0
-    assert "#SBATCH --nodes=4" in text and "#SBATCH --gpus-per-node=8" in text
-    assert text.count("cluster.address=auto") == 1 and "-m launch.rl " in text  # the one stage that spans nodes
-    assert "'data.instruction=\"a b\"'" in text  # quoted for the shell
-    assert "RAY_AUTH_MODE=token" in text and "API_KEY=" not in text
-
-
-def test_slurm_is_for_gpus_and_shared_paths(tiny_recipe):
-    with pytest.raises(LaunchError, match="GPU nodes"):
-        slurm.render(tiny_recipe(), [])
-    with pytest.raises(LaunchError, match="runs=runs"):
-        slurm.render(tiny_recipe("cluster=ray_cluster", "runs=runs", "rl.micro_batch_size_per_gpu=1"), [])
+def test_evaluations_engines_join_a_cluster_and_get_the_environment_of_engines(tiny_recipe, monkeypatch):
+    """Ray's workers have that of their node: without ours vLLM wants nvcc there, and asks the hub."""
+    joined = []
+    monkeypatch.setattr(vllm, "join", lambda *given: joined.append(given))
+    recipe = tiny_recipe("cluster=ray_cluster", "cluster.address=10.0.0.1:6379", "rl.micro_batch_size_per_gpu=1")
+    with vllm.engines(recipe, ["/shared/samples.jsonl"]) as (_, count):
+        assert count == 16
+    assert joined == [("10.0.0.1:6379", 2, 8, ["/shared/samples.jsonl"])]
+    for name, value in (env := engine_env(recipe)).items():
+        monkeypatch.setenv(name, value)
+    forwarded = nodes.runtime_env({})["env_vars"]
+    for name in ("VLLM_USE_FLASHINFER_SAMPLER", "PYTHONHASHSEED", "HF_HUB_OFFLINE", "PYTHONPATH", "TRITON_CACHE_DIR"):
+        assert forwarded[name] == env[name]
+    assert forwarded["VLLM_USE_FLASHINFER_SAMPLER"] == "0"

@@ -1,15 +1,16 @@
-"""Asks the bare engines whether each mend is still needed: one JSON line, mend -> true or false. Without our plugin."""
+"""Ask the unpatched engines whether each patch is still needed: one JSON line, patch -> true or false."""
 
 import importlib
 import inspect
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
 
 def mrope_positions() -> bool:
-    """Half a second between temporal patches must not become none."""
+    """Half a second between temporal patches must not become zero."""
     import torch
     from transformers import Qwen2_5_VLConfig
     from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
@@ -27,6 +28,44 @@ def mrope_positions() -> bool:
         second_per_grid_ts=torch.tensor([0.5]),
     )
     return positions[0, 0].tolist() != [0, 1, 2, 3, 4, 5, 6, 7]
+
+
+def images_and_videos_in_one_pass() -> bool:
+    """Whether a batch of both kinds passes the vision tower twice."""
+    from mixed_batch import mixed_batch, tiny_tower, towers_passes
+
+    model = tiny_tower()
+    with towers_passes(model) as passes:
+        model(**mixed_batch("iv"))
+    return passes == [2]
+
+
+def windows_in_batches() -> bool:
+    """Whether the tower's attention is called for each of the four frames."""
+    from unittest import mock
+
+    import torch
+    from transformers.models.qwen2_5_vl import configuration_qwen2_5_vl, modeling_qwen2_5_vl
+
+    config = configuration_qwen2_5_vl.Qwen2_5_VLVisionConfig(hidden_size=16, num_heads=2)
+    config._attn_implementation = "sdpa"
+    attention = modeling_qwen2_5_vl.Qwen2_5_VLVisionAttention(config)
+    turned = torch.ones(16, 8), torch.zeros(16, 8)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    with mock.patch.object(torch.nn.functional, "scaled_dot_product_attention", wraps=attend) as calls:
+        attention(torch.ones(16, 16), torch.arange(0, 17, 4), position_embeddings=turned)
+    return calls.call_count == 4
+
+
+def mixed_rows_in_one_pass() -> bool:
+    from mixed_batch import mixed_batch, tiny_tower, towers_passes
+    from verl.models.transformers.qwen2_vl import _get_input_embeds
+
+    model, batch = tiny_tower(), mixed_batch("iv")
+    del batch["mm_token_type_ids"]
+    with towers_passes(model) as passes:
+        _get_input_embeds(model, **batch)
+    return passes == [2]
 
 
 def seconds_per_grid_for_verl() -> bool:
@@ -61,8 +100,8 @@ def equal_length_position_ids() -> bool:
     return [tuple(row.shape) for row in chosen] != [(4, 6), (4, 6)]
 
 
-def one_place_holder_per_clip() -> bool:
-    """Whether verl still knows of runs of one token alone."""
+def one_placeholder_per_clip() -> bool:
+    """Whether verl still joins runs of a single token only."""
     import verl
 
     source = (Path(verl.__file__).parent / "workers/rollout/utils.py").read_text()
@@ -101,7 +140,7 @@ def name_vllm() -> bool:
 
 
 def freeze_vision_tower() -> bool:
-    """Whether the setting still stands in verl's configuration alone."""
+    """Whether verl still has the setting in its configuration only, and never reads it."""
     import verl
 
     folder = Path(verl.__file__).parent
@@ -133,7 +172,7 @@ def fsdp_engine() -> bool:
     return "CPUOffloadPolicy(pin_memory=True)" in inspect.getsource(implementation)
 
 
-def cores_for_training() -> bool:
+def threads_for_training() -> bool:
     """Whether verl's workers still leave the number of threads as it is."""
     import verl
 
@@ -164,23 +203,45 @@ def keep_weights_loadable() -> bool:
     return bool(ops._supports_onednn) and "remove_weight" in inspect.getsource(utils)
 
 
+def end_engine_core_with_server() -> bool:
+    """Whether vLLM still leaves its engine core to outlive a killed server."""
+    import vllm
+
+    sources = (Path(vllm.__file__).parent / "v1" / "engine").glob("*.py")
+    return not any("prctl" in source.read_text() or "PDEATHSIG" in source.read_text() for source in sources)
+
+
+def ports_of_agents() -> bool:
+    """Whether the raylet still waits for files of its agents' ports, and has no setting for how long."""
+    import ray
+
+    raylet = (Path(ray.__file__).parent / "core/src/ray/raylet/raylet").read_bytes()
+    settings = set(re.findall(rb"RAY_[a-z_]*port[a-z_]*(?:timeout|wait)[a-z_]*", raylet))
+    return b"WaitForDashboardAgentPorts" in raylet and not settings
+
+
 CHECKS = [
+    ports_of_agents,
     mrope_positions,
     seconds_per_grid_for_verl,
     seconds_per_grid_for_vllm,
     equal_length_position_ids,
     freeze_vision_tower,
     append_metrics,
-    one_place_holder_per_clip,
+    one_placeholder_per_clip,
     rows_without_media,
+    images_and_videos_in_one_pass,
+    windows_in_batches,
+    mixed_rows_in_one_pass,
     register_platform,
     gloo_only,
     fsdp_engine,
-    cores_for_training,
+    threads_for_training,
     log_probs_of_all_tokens,
     copy_received_weights,
     name_vllm,
     keep_weights_loadable,
+    end_engine_core_with_server,
 ]
 
 if __name__ == "__main__":

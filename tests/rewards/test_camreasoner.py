@@ -2,13 +2,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards.camreasoner import reward
+from rewards.camreasoner import reward as parsed_reward
+from rewards.response import parse
 
 SAMPLE = {"answer": "B", "options": ["No", "Yes"], "task": "binary"}
 
 
 def respond(answer: str) -> str:
     return f"<observation>o</observation><think>t</think><answer>{answer}</answer>"
+
+
+def reward(text: str, sample: dict, **settings) -> dict[str, float]:
+    return parsed_reward(parse(text), sample, **settings)
 
 
 RIGHT, WRONG, MALFORMED = respond("B"), respond("A"), "<answer>B</answer>"
@@ -56,3 +61,26 @@ def test_wrong_settings_and_samples_raise():
         reward(RIGHT, SAMPLE, formula="other")
     with pytest.raises(ValueError, match="gold"):
         reward(RIGHT, SAMPLE | {"answer": "Z"})
+
+
+@pytest.mark.parametrize("weight", [0.3, 1.0])
+def test_the_observation_is_rewarded_where_the_motion_is_known(weight):
+    def said(observation: str) -> str:
+        return f"<observation>{observation}</observation><think>t</think><answer>No</answer>"
+
+    known = SAMPLE | {"extras": {"motion": "truck_left"}}
+    for observation, share in (("slides right, near more than far", 1.0), ("slides right", 0.5), ("grows", 0.0)):
+        scored = reward(said(observation), known, fidelity_weight=weight)
+        assert scored["fidelity"] == share and scored["motion_known"] == 1.0
+        assert scored["score"] == pytest.approx((1 - weight) * 0.1 + weight * share)
+    assert reward(MALFORMED, known, fidelity_weight=weight)["score"] == 0.0
+    unknown = reward(said("grows"), SAMPLE, fidelity_weight=weight)
+    assert unknown["motion_known"] == 0.0 and unknown["score"] == pytest.approx(0.1)
+    assert reward(said("grows"), known) == reward(said("grows"), SAMPLE)  # 0: the paper's
+
+
+def test_a_weight_is_a_share():
+    from rewards.scorer import RewardError, Scorer
+
+    with pytest.raises(RewardError, match=r"reward\.fidelity_weight=1\.5"):
+        Scorer({"name": "camreasoner", "fidelity_weight": 1.5})

@@ -5,17 +5,22 @@ import subprocess
 import sys
 import time
 
+import diskcache
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_tools.questions import Clip, binary_samples, chain_for, choice_samples
-from data_tools.synthesis.local_endpoint import LocalEndpoint
-from rewards.endpoint import BudgetError, Endpoint, EndpointError, RefusedError, Usage
-from rewards.judge import UNJUDGED, EndpointJudge, JudgeError, RuleJudge, as_data, build
+from data_tools.rendered.questions import RenderedClip, binary_samples, chain_for, choice_samples
+from data_tools.synthesis.local_server import LocalEndpoint
+from rewards.judges.build import build
+from rewards.judges.client import BudgetError, Endpoint, EndpointError, RefusedError, Usage
+from rewards.judges.endpoint import EndpointJudge, as_data
+from rewards.judges.protocol import UNJUDGED, JudgeError
+from rewards.judges.rules import RuleJudge
 from rewards.motions import PRIMITIVES, confusable, observation
 from rewards.response import parse
+from rewards.tasks import ANSWER_FORMS
 
 SAMPLE = {
     "id": "s1",
@@ -47,7 +52,7 @@ def test_rules_accept_every_chain_that_renders_deserve():
             assert not await judge.consistent(parsed.think, other, fields)
 
     for number, motion in enumerate(PRIMITIVES):
-        clip, rng = [Clip("clip.mp4", motion, "scene")], np.random.default_rng(number)
+        clip, rng = [RenderedClip("clip.mp4", motion, "scene")], np.random.default_rng(number)
         do(verdicts([*binary_samples(clip, 20, "sft", rng), *choice_samples(clip, 1, "sft", rng)]))
 
 
@@ -117,7 +122,7 @@ def test_build_names_what_is_wrong(monkeypatch):
     for wrong, message in [
         ({"name": "oracle"}, "oracle"),
         ({"name": "rules", "url": "x"}, "url"),
-        (endpoint | {"url": "file:///etc/passwd"}, "no http"),
+        (endpoint | {"url": "file:///etc/passwd"}, "not an http"),
         (endpoint | {"url": "http://me:word@host/v1"}, "api_key_env"),
         (endpoint | {"retries": 3}, "endpoint.retries"),
         (endpoint | {"on_failure": "zero"}, "on_failure"),
@@ -129,7 +134,9 @@ def test_build_names_what_is_wrong(monkeypatch):
 
 
 def test_imports_in_a_blink_without_engines():
-    code = "import rewards.judge, sys; print(*sorted({'torch', 'openai', 'numpy', 'httpx'} & set(sys.modules)))"
+    code = (
+        "import rewards.judges.endpoint, sys; print(*sorted({'torch', 'openai', 'numpy', 'httpx'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
 
@@ -190,7 +197,7 @@ def test_the_key_travels_in_the_header_and_nowhere_else(monkeypatch, tmp_path):
         do(endpoint(server).ask(ASK))
         assert [sent["Authorization"] for sent in server.headers] == ["Bearer sk-very-secret", "Bearer none"]
         assert "sk-" not in repr(client.settings) + json.dumps(list(server.bodies))
-    assert "sk-" not in "".join(path.read_text() for path in tmp_path.rglob("*.json"))
+    assert b"sk-" not in b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
 
 
 def test_a_proxy_gets_nothing_that_is_meant_for_this_machine(monkeypatch):
@@ -209,11 +216,30 @@ def test_the_cache_answers_what_was_asked_before_and_nothing_else(tmp_path):
         assert do(endpoint(server, cache=str(tmp_path), request={"seed": 2}).ask(ASK)).text == "seed 2"
         assert do(endpoint(server, cache=str(tmp_path), request={"seed": 1}, model="n").ask(ASK)).cached is False
         assert len(server.bodies) == 3
-        assert not list(tmp_path.rglob("*.partial"))
-        for path in tmp_path.rglob("*.json"):
-            path.write_text("{")
-        with pytest.raises(EndpointError, match="delete the file"):
+        cache = diskcache.Cache(str(tmp_path), disk=diskcache.JSONDisk)
+        assert len(cache) == 3
+        for key in list(cache):
+            cache[key] = {"text": "no more"}
+        with pytest.raises(EndpointError, match="delete this folder"):
             do(client.ask(ASK))
+
+
+def test_processes_share_a_cache(tmp_path):
+    code = """
+import asyncio, sys
+from rewards.judges.client import Endpoint
+client = Endpoint({"url": sys.argv[1], "model": "m", "cache": sys.argv[2]})
+async def ask_all():
+    await asyncio.gather(*(client.ask([{"role": "user", "content": str(n)}]) for n in range(20)))
+asyncio.run(ask_all())
+print(client.usage.requests + client.usage.cached)
+"""
+    with LocalEndpoint(said("fine")) as server:
+        command = [sys.executable, "-c", code, server.url, str(tmp_path)]
+        workers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+        assert [worker.communicate()[0].strip() for worker in workers] == ["20"] * 3
+        again = endpoint(server, cache=str(tmp_path), model="m")
+        assert do(again.ask([{"role": "user", "content": "7"}])).cached
 
 
 @pytest.mark.parametrize(
@@ -310,7 +336,7 @@ def test_verdicts():
         assert do(judge.entailed(["one", "two"], "told")) == [False, True]
         assert do(judge.consistent("thought", "B", SAMPLE)) is False
         assert do(judge.entailed([], "told")) == []
-        assert judge.meters()["verdicts"] == judge.meters()["requests"] == 4
+        assert judge.metrics()["verdicts"] == judge.metrics()["requests"] == 4
         shapes = [body["response_format"]["json_schema"] for body in server.bodies]
         assert all(shape["strict"] and shape["schema"]["additionalProperties"] is False for shape in shapes)
         assert '"enum": ["A", "B"]' in json.dumps(shapes[0])
@@ -320,6 +346,31 @@ def test_the_judge_is_not_told_the_right_answer():
     with LocalEndpoint(said('{"sufficient": true, "answer": "A"}')) as server:
         do(judged_by(server).answer_from_text("seen", SAMPLE | {"answer": "the gold answer"}))
         assert "gold" not in json.dumps(server.bodies[0]) and "asked" not in json.dumps(server.bodies[0])
+
+
+def test_the_judge_is_told_the_form_of_the_answer():
+    with LocalEndpoint(said('{"sufficient": true, "answer": null}')) as server:
+        for task, options in (("choice", ["a", "b"]), ("regression", []), ("ocr", [])):
+            do(judged_by(server).answer_from_text("seen", SAMPLE | {"task": task, "options": options}))
+        told = [body["messages"][0]["content"] for body in server.bodies]
+        assert all(ANSWER_FORMS[task] in text for task, text in zip(("choice", "regression", "ocr"), told))
+        assert "the number alone, without a unit" in told[1] and "{" not in "".join(told)
+
+
+def test_the_judge_that_is_shown_the_right_answer_says_yes_or_no():
+    replies = iter([{"sufficient": True}, {"sufficient": False}, {"sufficient": True}, {"sufficient": "perhaps"}])
+    number = SAMPLE | {"task": "numerical", "options": [], "answer": "4"}
+    with LocalEndpoint(lambda body: json.dumps(next(replies))) as server:
+        judge = judged_by(server, on_failure="unjudged", attempts=1)
+        assert [do(judge.supports("seen", each)) for each in (SAMPLE, SAMPLE, number)] == [True, False, True]
+        assert do(judge.supports("seen", SAMPLE)) is UNJUDGED
+        shown = [json.loads(body["messages"][1]["content"])["right_answer"] for body in server.bodies]
+        assert shown[0] == f"{SAMPLE['answer']}. {SAMPLE['options'][1]}" and shown[2] == "4"
+        schema = server.bodies[0]["response_format"]["json_schema"]["schema"]
+        assert set(schema["properties"]) == {"sufficient"}
+    cue, other = observation("zoom_in"), observation("zoom_out")
+    asked = {"task": "binary", "options": ["No", "Yes"], "answer": "B", "extras": {"asked": "zoom_in"}}
+    assert (do(RuleJudge().supports(cue, asked)), do(RuleJudge().supports(other, asked))) == (True, False)
 
 
 @pytest.mark.parametrize(
@@ -340,7 +391,7 @@ def test_a_verdict_beside_the_schema_is_an_error_or_unjudged_and_never_a_zero(re
         assert do(judge.answer_from_text("seen", SAMPLE)) is UNJUDGED
         assert do(judge.entailed(["one"], "told")) is UNJUDGED
         assert do(judge.consistent("thought", "B", SAMPLE)) is UNJUDGED
-        assert judge.meters()["unjudged"] == 3
+        assert judge.metrics()["unjudged"] == 3
 
 
 def test_a_spent_budget_is_no_missing_verdict():

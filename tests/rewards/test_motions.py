@@ -1,7 +1,8 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards.motions import NAMES, PRIMITIVES, confusable, observation, opposite, stated_motion
+from rewards.motions import NAMES, PRIMITIVES, confusable, fidelity, observation, opposite, stated_motion
 
 
 def test_every_motion_has_its_own_observation():
@@ -47,3 +48,28 @@ def test_stated_motion_takes_no_contradiction_and_no_half_statement():
 @given(st.text())
 def test_stated_motion_takes_any_text(text):
     assert stated_motion(text) in (None, *PRIMITIVES)
+
+
+def test_fidelity_is_whole_for_the_true_observation_alone():
+    for motion in PRIMITIVES:
+        for said in PRIMITIVES:
+            assert (fidelity(observation(said), motion) == 1) == (said == motion)
+            assert fidelity(observation(said, terse=True), motion) in (0, 0.5, 1)
+
+
+@given(st.lists(st.sampled_from([*map(observation, PRIMITIVES), "A red box.", "near and far alike"]), max_size=3))
+def test_fidelity_is_one_where_the_text_states_the_motion(said):
+    text = " ".join(said)
+    for motion in PRIMITIVES:
+        assert (fidelity(text, motion) == 1) == (stated_motion(text) == motion)
+
+
+def test_a_clause_is_true_where_nothing_else_is_stated():
+    assert fidelity("It slides right.", "truck_left") == 0.5
+    assert fidelity("It slides right, near and far alike.", "truck_left") == 0.5
+    assert fidelity("It slides right, near and far alike, near more than far.", "truck_left") == 0.5
+    assert fidelity("It slides right and left: slides left, near more than far.", "truck_left") == 0.5
+    assert fidelity("It stays still, near and far alike.", "static") == 0.5
+    assert fidelity("", "truck_left") == fidelity("", "static") == 0
+    with pytest.raises(ValueError, match="choose from static"):
+        fidelity("It grows.", "zoom")

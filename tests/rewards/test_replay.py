@@ -2,16 +2,22 @@ import asyncio
 import json
 
 import pytest
-import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards.advantages import EmaGrpo, PaGrpo
+from data_tools.cli import parse as parse_arguments
+from evaluation.rollouts.counterfactual import lambda_counterfactual
+from evaluation.rollouts.records import Rollout
+from evaluation.rollouts.replay import ReplayArguments, ReplayError, estimators, main, replay, summary
+from rewards.advantages import Batch
+from rewards.advantages.ema_grpo import EmaGrpo
+from rewards.advantages.pa_grpo import PaGrpo
 from rewards.camreasoner import reward as camreasoner
-from rewards.counterfactual import lambda_counterfactual
-from rewards.judge import RuleJudge
+from rewards.errors import UserError
+from rewards.judges.rules import RuleJudge
 from rewards.motions import observation
-from rewards.replay import ReplayError, main, replay, summary
+from rewards.response import parse
 from rewards.videop2r import reward as videop2r
 
 SAMPLE = {
@@ -42,9 +48,9 @@ def rollouts(tmp_path):
     estimator, paths = EmaGrpo(), []
     for step in (1, 2, 3):
         rows = [(f"{step}.{g}", text) for g in range(2) for text in RESPONSES[g : g + 4 - (step == 3)]]
-        components = [camreasoner(text, SAMPLE) for _, text in rows]
-        scores = torch.tensor([c["score"] for c in components])
-        advantages = estimator.advantages(scores, [g for g, _ in rows], ["binary"] * len(rows)).tolist()
+        components = [camreasoner(parse(text), SAMPLE) for _, text in rows]
+        batch = Batch.of(components, [g for g, _ in rows], ["binary"] * len(rows))
+        advantages = estimator.advantages(batch).response_B.tolist()
         lines = [
             record(step, group, number, text, components[number], advantages[number])
             for number, (group, text) in enumerate(rows)
@@ -57,7 +63,7 @@ def rollouts(tmp_path):
 def test_the_same_reward_and_advantage_change_nothing(rollouts):
     """EMA state and all, whatever the order of the files."""
     done = replay(rollouts[::-1], CAMREASONER, {"name": "ema_grpo"})
-    assert [r["advantage"] for r in done.records] == pytest.approx(done.advantages, abs=1e-6)
+    assert [r.advantage for r in done.records] == pytest.approx(done.advantages, abs=1e-6)
     counts = summary(done)
     assert counts["rollouts"] == 22 and counts["groups"] == 6 and counts["refused"] == 0
     changes = ("scores_changed", "rank_flips", "ties_broken", "ties_made", "advantage_sign_flips")
@@ -66,28 +72,29 @@ def test_the_same_reward_and_advantage_change_nothing(rollouts):
 
 def test_another_lambda_changes_wrong_answers_alone(rollouts):
     done = replay(rollouts, CAMREASONER | {"format_weight": 0.5}, {"name": "grpo"})
-    wrong = [r["format"] == 1 and r["accuracy"] == 0 for r in done.records]
-    changed = [c["score"] != pytest.approx(r["score"]) for r, c in zip(done.records, done.components)]
+    wrong = [r.components["format"] == 1 and r.components["accuracy"] == 0 for r in done.records]
+    changed = [c["score"] != pytest.approx(r.score) for r, c in zip(done.records, done.components)]
     assert changed == wrong and summary(done)["scores_changed"] == sum(wrong)
     assert summary(done)["rank_flips"] == 0
 
 
 def test_a_penalty_flips_ranks(rollouts):
     done = replay(rollouts, CAMREASONER | {"wrong_penalty": 1.0}, {"name": "grpo"})  # wrong now lies below malformed
+    groups = {record.group: [r.components for r in done.records if r.group == record.group] for record in done.records}
     assert summary(done)["rank_flips"] == sum(
-        any(r["format"] == 0 for r in rows) * sum(r["format"] == 1 and r["accuracy"] == 0 for r in rows)
-        for rows in [[r for r in done.records if r["group"] == g] for g in {r["group"] for r in done.records}]
+        any(c["format"] == 0 for c in rows) * sum(c["format"] == 1 and c["accuracy"] == 0 for c in rows)
+        for rows in groups.values()
     )
     assert summary(done)["rank_flips"] > 0
 
 
-def test_rewards_by_process_with_recorded_verdicts_and_lengths(tmp_path):
+def test_rewards_per_segment_with_recorded_verdicts_and_lengths(tmp_path):
     settings = {key: value for key, value in VIDEOP2R.items() if key != "name"}
     components = [
-        asyncio.run(videop2r(text, SAMPLE, judge=RuleJudge(), lengths=LENGTHS, **settings)) for text in RESPONSES
+        asyncio.run(videop2r(parse(text), SAMPLE, judge=RuleJudge(), lengths=LENGTHS, **settings)) for text in RESPONSES
     ]
-    columns = [torch.tensor([c[name] for c in components]) for name in ("perception", "reasoning")]
-    a_p, a_r = PaGrpo().process_advantages(*columns, ["g"] * 5)
+    advantages = PaGrpo().advantages(Batch.of(components, ["g"] * 5, ["binary"] * 5))
+    a_p, a_r = advantages.perception_B, advantages.response_B
     rows = [record(1, "g", n, text, components[n], a_r[n].item()) for n, text in enumerate(RESPONSES)]
     rows = [row | {"advantage_perception": round(a_p[n].item(), 6)} for n, row in enumerate(rows)]
     path = tmp_path / "1.jsonl"
@@ -99,6 +106,27 @@ def test_rewards_by_process_with_recorded_verdicts_and_lengths(tmp_path):
         assert summary(done)["advantage_perception_sign_flips"] == summary(done)["advantage_sign_flips"] == 0
 
 
+def test_the_relation_of_twins_is_replayed_within_each_step(tmp_path):
+    def line(step, branch, number, answer):
+        text = f"<observation>o</observation><think>t</think><answer>{answer}</answer>"
+        asked = SAMPLE | {"extras": SAMPLE["extras"] | {"counterpart": [1, 0]}}
+        group = f"step{step:06d}.{branch:05d}"
+        return record(step, group, number, text, {"score": 0.0, "accuracy": 0.0, "format": 1.0}, 0.0) | {
+            "sample": asked
+        }
+
+    said = {(1, 2): "BB", (1, 3): "AB", (2, 2): "AB", (2, 3): "AA"}  # B is right of the clip, A of its twin
+    lines = [line(*where, n, answer) for where, answers in said.items() for n, answer in enumerate(answers)]
+    path = tmp_path / "1.jsonl"
+    path.write_text("".join(json.dumps(each) + "\n" for each in lines))
+    done = replay([path], CAMREASONER, {"name": "grpo"}, relation_weight=0.5)
+    assert [one["relation"] for one in done.components] == [0.5, 0.5, 1.0, 0.0, 0.0, 1.0, 0.5, 0.5]
+    alone = replay([path], CAMREASONER, {"name": "grpo"})
+    gained = [one["score"] - other["score"] for one, other in zip(done.components, alone.components)]
+    assert gained == pytest.approx([one["relation"] / 2 for one in done.components])
+    assert all("relation" not in one for one in alone.components)
+
+
 def test_what_cannot_be_scored_is_listed_with_its_reason(rollouts):
     lines = rollouts[0].read_text().splitlines()
     first = json.loads(lines[0]) | {"sample": SAMPLE | {"answer": "Z"}}
@@ -106,8 +134,8 @@ def test_what_cannot_be_scored_is_listed_with_its_reason(rollouts):
     done = replay(rollouts, CAMREASONER, {"name": "grpo"})
     reasons = dict(done.refused)
     assert len(done.refused) == 3 + 4 and len(done.records) == 22 - 4
-    assert "no letter" in reasons["1.0_0"] and "another response" in reasons["1.0_1"]
-    assert any("no JSON" in reason for reason in reasons.values())
+    assert "not a letter" in reasons["1.0_0"] and "another response" in reasons["1.0_1"]
+    assert any("not a rollout record: line: Invalid JSON" in reason for reason in reasons.values())
     assert summary(done)["refused"] == 7
 
 
@@ -123,13 +151,14 @@ def test_what_cannot_be_scored_is_listed_with_its_reason(rollouts):
     ],
 )
 def test_what_cannot_be_done_is_said(rollouts, reward, advantage, reason):
-    with pytest.raises(ReplayError, match=reason):
+    with pytest.raises(UserError, match=reason):
         replay(rollouts, reward, advantage)
 
 
 def test_the_command(rollouts, tmp_path, capsys):
     out = tmp_path / "out"
-    main([*map(str, rollouts), "reward=camreasoner", "reward.format_weight=0.5", "advantage=ema_grpo", f"out={out}"])
+    given = ["reward=camreasoner", "reward.format_weight=0.5", "advantage=ema_grpo", f"out={out}"]
+    main(parse_arguments(ReplayArguments, [*map(str, rollouts), *given]))
     printed = capsys.readouterr().out
     assert "off-policy" in printed and "summary.json" in printed
     written = json.loads((out / "summary.json").read_text())
@@ -142,24 +171,65 @@ def test_the_command(rollouts, tmp_path, capsys):
     ("arguments", "reason"),
     [
         (["reward=camreasoner", "advantage=grpo"], "rollout files"),
-        (["x.jsonl", "advantage=grpo"], "reward=?"),
+        (["x.jsonl", "advantage=grpo"], "give reward=NAME"),
         (["x.jsonl", "reward=camreasoner", "advantage=grpo", "reward.colour=1"], "colour"),
-        (["x.jsonl", "reward=camreasoner", "advantage=grpo"], "x.jsonl"),
+        (["x.jsonl", "reward=camreasoner", "advantage=grpo"], "x.jsonl: no such rollouts; .*make demo"),
         (["x.jsonl", "reward=camreasoner", "advantage=grpo", "judge=x"], "recorded"),
-        (["x.jsonl", "reward=camreasoner", "advantage=grpo", "lambdas=[2]"], "[0, 1]"),
+        (["x.jsonl", "reward=camreasoner", "advantage=grpo", "lambdas=[2]"], "lambdas.0: .*less than or equal to 1"),
     ],
 )
-def test_a_wrong_command_ends_with_one_message(arguments, reason, capsys):
-    with pytest.raises(SystemExit):
-        main(arguments)
-    assert reason in capsys.readouterr().out
+def test_a_wrong_command_is_refused_with_a_message(arguments, reason):
+    with pytest.raises((UserError, FileNotFoundError), match=reason):
+        main(parse_arguments(ReplayArguments, arguments))
+
+
+def test_settings_default_to_those_of_the_rollouts_own_run(rollouts, tmp_path, capsys):
+    run = tmp_path / "run"
+    folder = run / "rl" / "rollouts"
+    folder.mkdir(parents=True)
+    files = [str(path.rename(folder / path.name)) for path in rollouts]
+    recipe = {"reward": {"name": "camreasoner", "wrong_penalty": 1.0}, "advantage": {"name": "ema_grpo", "decay": 0.5}}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+
+    def settings(*given: str) -> dict:
+        main(parse_arguments(ReplayArguments, [*files, f"out={tmp_path / 'out'}", *given]))
+        return json.loads((tmp_path / "out" / "summary.json").read_text())["settings"]
+
+    assert {part: settings()[part] for part in recipe} == recipe
+    assert settings()["overlong"] == {}
+    assert settings("reward.format_weight=0.3")["reward"] == recipe["reward"] | {"format_weight": 0.3}
+    other = settings("advantage=grpo", "judge=rules")
+    assert (other["advantage"], other["judge"]) == ({"name": "grpo"}, {"name": "rules"})
+    shaped = recipe | {"loss": {"overlong": {"share": 0.2, "penalty": 1.0}}, "rl": {"max_response_length": 64}}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(shaped))
+    assert settings()["overlong"] == {"limit": 64, "buffer": 13, "penalty": 1.0}
+
+
+def test_every_estimator_is_compared_on_the_same_rollouts(rollouts):
+    done = replay(rollouts, CAMREASONER, {"name": "grpo"})
+    rows = {row["advantage"]: row for row in estimators(done, {"name": "grpo"})}
+    assert list(rows) == ["grpo", "dr_grpo", "rloo", "reinforce_pp", "gdpo", "ema_grpo"]  # no rewards per segment
+    assert rows["dr_grpo"]["no_signal"] == rows["rloo"]["no_signal"] == rows["grpo"]["no_signal"]
+    assert rows["rloo"]["mean_size"] > rows["dr_grpo"]["mean_size"]  # G / (G - 1)
+    assert rows["grpo"]["correlation"] > rows["reinforce_pp"]["correlation"]  # whose baseline is no group's
+
+
+def test_replay_charges_for_length_as_the_run_did(rollouts, tmp_path):
+    plain = replay(rollouts, CAMREASONER, {"name": "grpo"})
+    charged = replay(rollouts, CAMREASONER, {"name": "grpo"}, overlong={"limit": 20, "buffer": 8})  # all have 16 tokens
+    assert [row["overlong"] for row in charged.components] == [-0.5] * len(plain.components)
+    assert charged.advantages == pytest.approx(plain.advantages, abs=1e-6)
+    with pytest.raises(ReplayError, match="advantage=gdpo needs beauty"):
+        replay(rollouts, CAMREASONER, {"name": "gdpo", "weights": {"beauty": 1.0}})
 
 
 # ---------------------------------------------------------------- lambda counterfactual
 
 
 def rows(*groups):
-    return [{"group": n, "accuracy": a, "format": f} for n, group in enumerate(groups) for a, f in group]
+    values = [(str(n), a, f) for n, group in enumerate(groups) for a, f in group]
+    components = [{"score": a, "accuracy": a, "format": f} for _, a, f in values]
+    return [Rollout(**record(1, group, i, "r", components[i], 0.0)) for i, (group, _, _) in enumerate(values)]
 
 
 def test_lambda_by_hand():

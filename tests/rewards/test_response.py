@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards.response import _TAG, SCHEMAS, parse
+from rewards.response import SCHEMAS, TAG, parse
 
 GOOD = "<observation>Near things slide right.</observation>\n<think>So it trucks left.</think>\n<answer>A</answer>"
 
@@ -55,7 +55,7 @@ def test_schemas_share_the_parser():
 
 
 TAGS = [f"<{closing}{tag}>" for tag in SCHEMAS["ota"] for closing in ("", "/")]
-WORDS = st.text().filter(lambda text: text.strip() and not _TAG.search(text))
+WORDS = st.text().filter(lambda text: text.strip() and not TAG.search(text))
 
 
 @given(st.lists(st.one_of(st.sampled_from(TAGS), st.text())).map("".join))

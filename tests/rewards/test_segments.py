@@ -5,7 +5,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from rewards.response import parse
-from rewards.segments import SegmentError, byte_level_offsets, process_spans, segment_lengths, segment_masks
+from rewards.segments import SegmentError, byte_level_offsets, segment_lengths
 
 RESPONSE = (
     "<observation>\nNear things slide left, é 🎥 日本.</observation>\n\n<think>So it trucks.</think><answer>A</answer>"
@@ -31,6 +31,11 @@ def train(split: bool) -> PreTrainedTokenizerFast:
 TOKENIZERS = [train(True), train(False)]
 END = TOKENIZERS[0].eos_token_id
 texts = st.text() | st.sampled_from(["é", "🎥", "日本", "</observation>", "\n\n", "<think>", "two words", "\ufffd"])
+
+
+def lengths_of(tokenizer, ids, schema="ota"):
+    text, starts = byte_level_offsets(tokenizer)(ids)
+    return segment_lengths(starts, parse(text, schema))
 
 
 def starts_one_by_one(tokenizer, ids):
@@ -63,20 +68,18 @@ def test_any_sampled_ids_are_placed(ids, tokenizer):
     decoded, starts = byte_level_offsets(tokenizer)(ids)
     assert decoded == tokenizer.decode(ids, skip_special_tokens=True)
     assert all(0 <= start <= len(decoded) for start in starts)
-    lengths = segment_lengths(ids, byte_level_offsets(tokenizer))
+    lengths = lengths_of(tokenizer, ids)
     assert lengths["perception"] + lengths["reasoning"] == len(ids)
 
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)
-def test_the_masks_part_a_response_at_the_end_of_the_observation(tokenizer):
+def test_segments_divide_a_response_at_the_end_of_the_observation(tokenizer):
     ids = [*tokenizer.encode(RESPONSE), END]
-    offsets = byte_level_offsets(tokenizer)
-    masks = segment_masks(ids, process_spans(RESPONSE), offsets)
-    assert (masks["perception"] ^ masks["reasoning"]).all()
-    perception = tokenizer.decode([i for i, mine in zip(ids, masks["perception"]) if mine])
+    lengths = lengths_of(tokenizer, ids)
+    perception = tokenizer.decode(ids[: lengths["perception"]])
     assert perception.startswith(RESPONSE.partition("</observation>")[0] + "</observation>")
-    assert masks["reasoning"][-1]  # the end of the text
-    assert segment_lengths(ids, offsets) == {name: int(mask.sum()) for name, mask in masks.items()}
+    assert "<think>" not in tokenizer.decode(ids[: lengths["perception"] - 1])
+    assert lengths["perception"] + lengths["reasoning"] == len(ids)  # the end-of-text token is reasoning
 
 
 def test_a_token_across_the_end_belongs_to_where_it_begins():
@@ -88,8 +91,7 @@ def test_a_token_across_the_end_belongs_to_where_it_begins():
     places = [len("".join(pieces[:n])) for n in range(len(pieces) + 1)]
     across = [n for n in range(len(pieces)) if places[n] < middle < places[n + 1]]
     assert across  # the training text merges ">" and "<"
-    mask = segment_masks(ids, process_spans(text), byte_level_offsets(tokenizer))["perception"]
-    assert mask.tolist() == [n <= across[0] for n in range(len(ids))]
+    assert lengths_of(tokenizer, ids) == {"perception": across[0] + 1, "reasoning": len(ids) - across[0] - 1}
 
 
 def test_characters_split_over_tokens():
@@ -105,7 +107,7 @@ def test_characters_split_over_tokens():
 def test_a_malformed_response_is_reasoning_throughout(text):
     assert not parse(text).ok
     ids = [*TOKENIZERS[0].encode(text), END]
-    assert segment_lengths(ids, byte_level_offsets(TOKENIZERS[0])) == {"perception": 0, "reasoning": len(ids)}
+    assert lengths_of(TOKENIZERS[0], ids) == {"perception": 0, "reasoning": len(ids)}
 
 
 def test_a_tokenizer_that_is_not_byte_level_is_refused():
@@ -117,4 +119,5 @@ def test_a_tokenizer_that_is_not_byte_level_is_refused():
 @pytest.mark.parametrize("schema", ["think_answer", "answer"])
 def test_a_schema_without_observation_is_reasoning(schema):
     text = "<think>t</think><answer>A</answer>"
-    assert process_spans(text, schema) == {"perception": (0, 0), "reasoning": (0, len(text) + 1)}
+    ids = TOKENIZERS[0].encode(text)
+    assert lengths_of(TOKENIZERS[0], ids, schema) == {"perception": 0, "reasoning": len(ids)}

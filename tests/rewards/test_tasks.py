@@ -5,26 +5,14 @@ import threading
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rouge_score.tokenizers import DefaultTokenizer
 
-from rewards.judge import UNJUDGED
+from rewards.geometry import box_iou, temporal_iou, union_iou
+from rewards.judges.protocol import UNJUDGED, event_recall
 from rewards.maths import equal
-from rewards.tasks import (
-    MAX_ANSWER,
-    TaskError,
-    accuracy,
-    box_iou,
-    boxes,
-    check_sample,
-    chosen_option,
-    event_recall,
-    glue_iou,
-    gold_answer,
-    mra,
-    number,
-    spans,
-    temporal_iou,
-    union_iou,
-)
+from rewards.reading import MAX_ANSWER, boxes, chosen_option, number, spans
+from rewards.tasks import TaskError, accuracy, check_sample, glue_iou, gold_answer, mra
+from rewards.words import Words
 
 YES_NO = ["No", "Yes"]
 BLANK = {"id": "s1", "answer": "", "options": [], "spans": [], "boxes": [], "events": []}
@@ -56,17 +44,32 @@ MATH = BLANK | {"task": "math", "answer": r"\frac{1}{2}"}
         *[(text, 1) for text in ("B", "B. Yes", "B: yes", "Yes", "YES.")],
         # Neither a first letter nor a letter somewhere counts (peers.md, E4, R13).
         *[(text, None) for text in ("Because it pans", "Both are possible", "A or B", "AB", "clearly B", "Answer: B")],
-        *[(text, None) for text in ("A. Yes", "B. No", "(B) A", "No, yes", "C", "ERROR", "", ".", "()", "ª", "ａ")],
+        *[(text, None) for text in ("A. Yes", "B. No", "(B) A", "No, yes", "C", "ERROR", "", ".", "()", "ª")],
+        *[
+            (text, 1)
+            for text in ("Ｂ", "ｂ", "（B）", "（Ｂ）", "【B】", "B。", "B、Yes", "B：yes。", "Ｂ．Yes", "Ｙｅｓ。")
+        ],
+        *[(text, None) for text in ("B、No", "Ａ或Ｂ", "是")],
     ],
 )
 def test_chosen_option(answer, index):
     assert chosen_option(answer, YES_NO) == index
 
 
-def test_an_option_is_named_by_its_text_before_its_letter():
+def test_an_option_is_named_by_its_letter_or_its_text():
     assert chosen_option("pan left", ["truck left", "Pan left", "static"]) == 1
-    assert chosen_option("B", ["B", "A"]) == 0
     assert chosen_option("C. static", ["truck left", "Pan left", "static"]) == 2
+
+
+def test_options_that_are_letters_are_named_by_their_place():
+    options = ["C", "B", "D", "E", "A"]
+    sample = BLANK | {"options": options, "answer": "C", "task": "choice"}
+    check_sample(sample)
+    for answer in ("C", "c", "(C)", "C.", "C. D", "C) D."):
+        assert accuracy(answer, sample) == 1.0
+    for answer in ("D", "A. C", "C. C", "E"):
+        assert accuracy(answer, sample) == 0.0
+    assert chosen_option("G", ["F", "G", "H"]) == 1  # no place has this letter: it is a text
 
 
 def test_a_full_stop_at_an_options_end_does_not_count():
@@ -74,6 +77,18 @@ def test_a_full_stop_at_an_options_end_does_not_count():
     assert chosen_option("Left it", ["Ate it.", "Left it."]) == 1
     assert chosen_option("A. 4.", ["4.", "5."]) == 0
     assert chosen_option("B. 4", ["4.", "5."]) is None
+
+
+def test_options_and_answers_of_chinese_sets():
+    assert [chosen_option(answer, ["不是", "是。"]) for answer in ("是", "是。", "B、是", "B：是", "（B）是")] == [
+        1
+    ] * 5
+    assert chosen_option("A、是", ["不是", "是"]) is None
+    assert (number("１２．５"), spans("［１，２．５］"), boxes("［０，０，１，１］", 1)) == (
+        12.5,
+        [[1, 2.5]],
+        [[0, 0, 1, 1]],
+    )
 
 
 @given(st.text(), st.lists(st.text(min_size=1), min_size=2, max_size=30, unique=True))
@@ -137,6 +152,47 @@ def test_accuracy(task, answer, expected):
 def test_a_single_word_can_be_wholly_right():  # it has no pair that ROUGE-2 could count
     sample = BLANK | {"task": "open_ended", "answer": "left"}
     assert accuracy("Left!", sample) == 1.0 and accuracy("left right", sample) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("gold", "wrong"),
+    [
+        ("镜头在第3秒后向左移动", ["镜头在第3秒后向右移动", "3", "完全不相关的回答3"]),
+        ("镜头做 pan 运动，向左", ["pan", "镜头做 pan 运动，向右"]),
+        ("出口 exit", ["exit"]),
+        ("камера движется влево на 2 метра", ["камера движется вправо на 2 метра", "2"]),
+        ("الكاميرا تتحرك 5", ["5"]),
+        ("Die Kamera fährt zurück", ["Die Kamera f hrt zur ck"]),
+        ("कैमरा बाएँ जाता है", ["कैमर बए जत ह"]),  # vowel signs are no letters by themselves
+        ("กล้องเลื่อนไปทางซ้าย", ["กล้องเลื่อนไปทางขวา"]),
+    ],
+)
+def test_an_open_answer_counts_in_any_script(gold, wrong):
+    sample = BLANK | {"task": "open_ended", "answer": gold}
+    check_sample(sample)
+    assert accuracy(gold.upper() + "。", sample) == 1.0
+    assert all(accuracy(answer, sample) < 1.0 for answer in wrong)
+    assert all(accuracy(answer, sample) < 0.5 for answer in wrong if len(answer) < 5)
+    assert accuracy("🙂 …", sample) == 0.0
+
+
+@given(st.text("aAbyz019 .,-'_\n", max_size=60), st.booleans())
+def test_english_words_are_those_of_rouge_score(text, stemmer):
+    assert Words(stemmer).tokenize(text) == DefaultTokenizer(use_stemmer=stemmer).tokenize(text)
+
+
+def test_the_stemmer_is_a_setting():
+    sample = BLANK | {"task": "open_ended", "answer": "a moving box"}
+    assert accuracy("a moved boxes", sample) < accuracy("a moved boxes", sample, stemmer=True) == 1.0
+    assert 0 <= accuracy("y" * MAX_ANSWER, sample, stemmer=True) < 1  # the Porter stemmer alone overflows
+
+
+def test_boxes_of_seconds_that_are_left_out_are_found_by_their_numbers():
+    gold = [[0, 0, 1, 1], [0, 0, 2, 2], [0, 0, 4, 4]]
+    sample = BLANK | {"task": "tracking", "boxes": gold, "extras": {"seconds": [1, 2, 4]}}
+    said = json.dumps({"boxes": {str(second): box for second, box in zip((1, 2, 4), gold)}})
+    assert accuracy(said, sample) == accuracy(json.dumps(gold), sample) == 1.0
+    assert accuracy(said.replace('"4"', '"3"'), sample) == pytest.approx(2 / 3)
 
 
 def test_grounded_qa_is_answer_and_glue():
@@ -211,6 +267,27 @@ def test_math():
     )
 
 
+@pytest.mark.parametrize(
+    ("gold", "equal_to", "different"),
+    [
+        ("8/3", ["2 2/3", "2⅔", "$2 2/3$", r"\boxed{2 2/3}", r"2\frac{2}{3}"], ["4/3", "2"]),
+        ("-8/3", ["-2 2/3"], ["-4/3"]),
+        ("73", ["**73**", "**$73$**", "**73**."], ["7 * 3", "**37**"]),
+        ("1/2^99", ["2^{-99}", "1/2^{99}"], ["1/2^98", "0"]),
+        ("(1/2^99, 2)", ["(1/2^99, 2)"], ["(1/2^98, 2)"]),
+        ("0.0000001", ["1e-7", "10^{-7}"], ["0.0000002", "0"]),
+        ("1000", ["1 000", "1,000"], ["1 001"]),
+        ("0", ["0.0"], ["1 000"]),
+        ("1/3", ["0.333333"], ["0.333"]),
+        ("28%", ["28", "0.28"], ["2.8"]),
+    ],
+)
+def test_math_answers_as_people_write_them(gold, equal_to, different):
+    assert (
+        [text for text in equal_to if not equal(text, gold)] == [text for text in different if equal(text, gold)] == []
+    )
+
+
 def test_math_from_a_thread_and_after_an_endless_answer():
     found = []
     thread = threading.Thread(target=lambda: found.append(equal("3/6", "1/2")))
@@ -219,8 +296,8 @@ def test_math_from_a_thread_and_after_an_endless_answer():
     assert found == [True]
 
 
-def test_a_gold_answer_that_is_no_mathematics_is_an_error():
-    with pytest.raises(TaskError, match="'m7'.*no mathematical"):
+def test_a_gold_answer_that_is_not_mathematics_is_an_error():
+    with pytest.raises(TaskError, match="'m7'.*not a mathematical"):
         check_sample(MATH | {"id": "m7", "answer": r"\frac{"})
 
 
@@ -288,14 +365,15 @@ def test_a_sample_s_own_answer_is_worth_1(task):
 @pytest.mark.parametrize(
     ("task", "fields", "reason"),
     [
-        ("binary", {"answer": ""}, "no letter"),
-        ("binary", {"answer": "C"}, "no letter"),
-        ("choice", {"answer": "AB"}, "no letter"),
+        ("binary", {"answer": ""}, "not a letter"),
+        ("binary", {"answer": "C"}, "not a letter"),
+        ("choice", {"answer": "AB"}, "not a letter"),
         ("choice", {"options": ["Pan", "pan "], "answer": "B"}, "worth 0"),  # cannot be told apart by text
-        ("numerical", {"answer": "many"}, "no number"),
-        ("regression", {"answer": "nan"}, "no number"),
+        ("numerical", {"answer": "many"}, "not a number"),
+        ("regression", {"answer": "nan"}, "not a number"),
         ("ocr", {"answer": " "}, "empty"),
         ("open_ended", {"answer": "…"}, "no word"),
+        ("choice", {"options": [f"option {n}" for n in range(27)]}, "27 options, which 26 letters cannot name"),
         ("temporal_grounding", {"spans": []}, "worth 0"),
         ("temporal_grounding", {"spans": [[4.0, 2.0]]}, "worth 0"),
         ("grounded_qa", {"spans": [[1.0, float("nan")]]}, "worth 0.5"),

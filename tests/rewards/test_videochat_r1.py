@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards.judge import UNJUDGED, JudgeError
-from rewards.videochat_r1 import reward
+from rewards.judges.protocol import UNJUDGED, JudgeError
+from rewards.response import parse
+from rewards.videochat_r1 import reward, schema
 
 BLANK = {"id": "s", "answer": "", "options": [], "spans": [], "boxes": [], "events": []}
 TEMPORAL = BLANK | {"task": "temporal_grounding", "spans": [[5.0, 10.0]]}
@@ -24,8 +25,8 @@ class Entails:
         return self.verdicts
 
 
-def score(text, sample, **settings):
-    return asyncio.run(reward(text, sample, **settings))
+def score(text, sample, judge=None, **settings):
+    return asyncio.run(reward(parse(text, schema(sample["task"], **settings)), sample, judge=judge))
 
 
 def think(answer, glue=None):
@@ -40,6 +41,11 @@ def think(answer, glue=None):
         (TEMPORAL, think("10 to 5"), 1.0),
         (TEMPORAL, "5 to 10", 0.0),
         (TRACKING, think("[[0, 0, 2, 2], [0, 0, 2, 2]]"), 1 + (1 + 1 / 7) / 2),
+        (TRACKING, think("[[9, 9, 10, 10], [9, 9, 10, 10]]"), 1.0),
+        (TRACKING, think("[[0, 0, 2, 2]]"), 0.0),  # a box is missing: malformed
+        (TRACKING, think('{"boxes": {"2": [1, 1, 3, 3]}}'), 0.0),
+        (TRACKING, think("[[0, 0, 2, 2], [1, 1, 3]]"), 0.0),
+        (TRACKING, think("it moves to the left"), 0.0),
         (CHOICE, think("A"), 2.0),  # R_qa = format + accuracy
         (CHOICE, think("B"), 1.0),
         (CHOICE, "<answer>A</answer>", 0.0),  # another schema
@@ -74,8 +80,6 @@ def test_without_thinking():
     assert score("<answer>A</answer>", CHOICE, prompt="direct")["score"] == 2.0
     assert score(think("A"), CHOICE, prompt="direct")["score"] == 0.0
     assert score("<answer>A</answer><glue>[(1, 3), (5, 6)]</glue>", GROUNDED, prompt="direct")["score"] == 3.0
-    with pytest.raises(ValueError, match="thinking or direct"):
-        score("", CHOICE, prompt="loud")
 
 
 @given(st.text(), st.text(), st.sampled_from([TEMPORAL, TRACKING, CHOICE, QUALITY, GROUNDED]))

@@ -1,0 +1,195 @@
+"""Files that are never half written: whole-file writes, appended lines, and the repair of a truncated last line."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import file_digest
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+from uuid import uuid4
+
+from rewards.errors import UserError
+
+
+@contextmanager
+def whole_path(path: Path) -> Iterator[Path]:
+    """A path to write to in place of `path`, for writers that open files themselves; renamed when the block ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")  # processes may write the same file at once
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill in place of `path`, not yet there; renamed when the block ends without an error.
+
+    What a killed writer left is removed first, so that one process at a time may write it.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    yield partial
+    partial.replace(path)
+
+
+@contextmanager
+def whole_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open `path` for writing; it appears, or is replaced, when the block ends without an error, and never in part.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     with whole_file(Path(folder, "new", "a.txt")) as out:
+        ...         _ = out.write("all of it")
+        ...     Path(folder, "new", "a.txt").read_text()
+        'all of it'
+    """
+    with whole_path(path) as partial, partial.open(mode, encoding=None if "b" in mode else "utf-8") as out:
+        yield out
+
+
+def at_home(content: Any) -> Any:
+    """A user's values with `~` spelled out at the beginning of each text: no shell does that behind `key=`.
+
+    Commands do it once, where they read their keys and recipes; nothing else has to.
+
+    Example:
+        >>> found = at_home({"files": ["~/a.jsonl", "b~/c"], "seed": 1})
+        >>> found == {"files": [f"{Path.home()}/a.jsonl", "b~/c"], "seed": 1}
+        True
+    """
+    if isinstance(content, dict):
+        return {key: at_home(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [at_home(value) for value in content]
+    return os.path.expanduser(content) if isinstance(content, str) and content.startswith("~") else content
+
+
+class FileError(UserError):
+    """A file that is not what its name says; the message says what it is, and what to do."""
+
+
+# What people hold for a file of labels or a video: how it begins, and what to do.
+_MISTAKEN = (
+    (b"\x1f\x8b", "is compressed (gzip): unpack it first, `gunzip`"),
+    (b"PK\x03\x04", "is a ZIP archive: unpack it first, `unzip`"),
+    (b"\xff\xfe", "is text in UTF-16: write it as UTF-8, `iconv -f UTF-16 -t UTF-8`"),
+    (b"\xfe\xff", "is text in UTF-16: write it as UTF-8, `iconv -f UTF-16 -t UTF-8`"),
+    (b"version https://git-lfs", "is a pointer of Git LFS: fetch the file itself, `git lfs pull`"),
+    *((page, "is a web page, as a failed download leaves it") for page in (b"<!doctype", b"<html", b"<head", b"<?xml")),
+)
+
+
+def mistaken(path: Path) -> str | None:
+    """What a file is that people take for labels or a video; None where it is none of these.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder, "a.jsonl")
+        ...     _ = path.write_bytes(b"version https://git-lfs.github.com/spec/v1")
+        ...     mistaken(path)
+        'is a pointer of Git LFS: fetch the file itself, `git lfs pull`'
+    """
+    with path.open("rb") as file:
+        return _kind(file)
+
+
+def _kind(file: BinaryIO) -> str | None:
+    head = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    return next((what for begins, what in _MISTAKEN if head.startswith(begins.lower())), None)
+
+
+@contextmanager
+def open_text(path: Path) -> Iterator[BinaryIO]:
+    """Open a file of text for reading its bytes.
+
+    Raises:
+        FileError: it is compressed, a pointer, a web page, or in UTF-16.
+    """
+    with path.open("rb") as file:
+        if what := _kind(file):
+            raise FileError(f"{path} {what}")
+        file.seek(0)
+        yield file
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or nothing."""
+    with whole_file(path) as out:
+        out.write(text)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a whole JSON file, readable for humans, or nothing."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def append_line(path: Path, record: Any) -> None:
+    """Append a record as one line of JSON, in one write: lines of several processes do not mix."""
+    line = json.dumps(record, ensure_ascii=True).encode() + b"\n"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(descriptor, line)
+    finally:
+        os.close(descriptor)
+
+
+def whole_lines(path: Path) -> list[str]:
+    """The lines that were written to their end; none where there is no file."""
+    return path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+
+
+def lines_from(path: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:
+    """(offset, line with its end) of the whole lines from a byte on; what is not yet written to its end is left.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder, "a.jsonl")
+        ...     _ = path.write_bytes(b"{}\\n[]\\n{")
+        ...     list(lines_from(path)), list(lines_from(path, 3))
+        ([(0, b'{}\\n'), (3, b'[]\\n')], [(3, b'[]\\n')])
+    """
+    with path.open("rb") as file:
+        file.seek(start)
+        for line in file:
+            if line.endswith(b"\n"):
+                yield start, line
+            start += len(line)
+
+
+def bytes_at(path: Path, start: int, length: int) -> bytes:
+    """A part of a file; less where it ends before."""
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(length)
+
+
+def repair_last_line(path: Path) -> bool:
+    """Remove what a killed writer left of its last line; True when there was something to remove."""
+    if not path.exists():
+        return False
+    with path.open("rb+") as file:
+        end = start = file.seek(0, os.SEEK_END)
+        while start:
+            size = min(start, 1 << 16)
+            file.seek(start - size)
+            newline = file.read(size).rfind(b"\n")
+            if newline >= 0:
+                start += newline + 1 - size
+                break
+            start -= size
+        file.truncate(start)
+    return start < end
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""Clips of the media budget: probed, normalised, stored."""

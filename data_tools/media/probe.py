@@ -1,0 +1,137 @@
+"""What a video or image file holds, found out in a child process."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from data_tools.files import sha256
+from data_tools.media.budget import VERSION
+from data_tools.media.cache import Progress, VideoCache, each_video
+from data_tools.media.child import ClipError, ask_child, clip_path, serve
+from data_tools.media.frames import decode_frames, how_shown
+from data_tools.media.packets import index_packets
+from data_tools.media.parallel import Map
+from data_tools.media.stills import StillInfo
+from data_tools.sample import Cut
+
+FRAMES = 4  # that are decoded, evenly spread; the last one shows whether the file is truncated
+CHILD = (sys.executable, "-P", "-m", "data_tools.media.probe")
+STILLS_CHILD = (sys.executable, "-P", "-m", "data_tools.media.stills")
+
+
+@dataclass(frozen=True)
+class ClipInfo:
+    """A video that decodes.
+
+    Attributes:
+        frames: their number.
+        fps: frames per second, on average.
+        duration: seconds.
+        width, height: of a frame as it is shown: turned, and in square pixels.
+        rotation, mirrored: how the file asks players to show its frames: turned by so many degrees (counterclockwise,
+            0 to 359), and then mirrored left to right.
+        codec, pixel_format: in FFmpeg's words, e.g. h264, yuv420p10le.
+        variable_frame_rate: whether the steps between frames differ by more than 1 % of the mean or one tick.
+        sha256: of the file's bytes.
+    """
+
+    frames: int
+    fps: float
+    duration: float
+    width: int
+    height: int
+    rotation: int
+    mirrored: bool
+    codec: str
+    pixel_format: str
+    variable_frame_rate: bool
+    sha256: str
+
+
+def probe(path: Path, timeout_s: float = 20, command: tuple[str, ...] = CHILD) -> ClipInfo:
+    """Read a video's packets and decode `FRAMES` of its frames, by the very functions that make clips of videos.
+
+    May be called from several threads or processes at once.
+
+    Raises:
+        ClipError: the file is missing, empty, not a video, broken, of one frame or without a rate, or takes too long.
+    """
+    return ClipInfo(**ask_child(path, timeout_s, command))
+
+
+def probe_all(
+    videos: Sequence[str],
+    media_root: Path,
+    cache: Path,
+    each: Map,
+    timeout_s: float,
+    progress: Progress,
+    links_into: Sequence[Path] = (),
+) -> Iterator[tuple[str, ClipInfo | ClipError]]:
+    """Each video with what it holds or why it cannot be used, those first that an earlier run has decoded.
+
+    Args:
+        links_into: see `clip_path`.
+    """
+    work = partial(_probe_one, (media_root.resolve(), *links_into), timeout_s)
+    known = VideoCache(cache, media_root, ClipInfo, version=VERSION)
+    for cut, answer in each_video([Cut(video) for video in videos], work, known, each, progress):
+        yield cut.video, answer
+
+
+def probe_stills(
+    images: Sequence[str],
+    media_root: Path,
+    cache: Path,
+    each: Map,
+    timeout_s: float,
+    progress: Progress,
+    links_into: Sequence[Path] = (),
+) -> Iterator[tuple[str, StillInfo | ClipError]]:
+    """The same of each image."""
+    work = partial(_probe_still, (media_root.resolve(), *links_into), timeout_s)
+    known = VideoCache(cache, media_root, StillInfo, version=VERSION)
+    for cut, answer in each_video([Cut(image) for image in images], work, known, each, progress):
+        yield cut.video, answer
+
+
+def _probe_still(roots: Sequence[Path], timeout_s: float, cut: Cut) -> StillInfo | ClipError:
+    try:
+        return StillInfo(**ask_child(clip_path(roots[0], cut.video, roots[1:]), timeout_s, STILLS_CHILD))
+    except ClipError as error:
+        return error
+
+
+def _probe_one(roots: Sequence[Path], timeout_s: float, cut: Cut) -> ClipInfo | ClipError:
+    try:
+        return probe(clip_path(roots[0], cut.video, roots[1:]), timeout_s)
+    except ClipError as error:
+        return error
+
+
+def probe_here(path: Path) -> ClipInfo:
+    """As `probe`, in this process and without a time limit."""
+    index = index_packets(path)
+    last = len(index.seconds) - 1
+    spread = {round(step * last / (FRAMES - 1)) for step in range(FRAMES)}
+    (_, first), *_ = decode_frames(path, index, spread)
+    show = how_shown(first, index.pixel_aspect)
+    return ClipInfo(
+        frames=len(index.seconds),
+        fps=index.fps,
+        duration=index.duration,
+        width=show.width,
+        height=show.height,
+        rotation=90 * show.turns,
+        mirrored=show.mirrored,
+        codec=index.codec,
+        pixel_format=first.format.name,
+        variable_frame_rate=index.variable_frame_rate,
+        sha256=sha256(path),
+    )
+
+
+if __name__ == "__main__":
+    serve(probe_here)

@@ -1,0 +1,1 @@
+"""The embedded default: scenes, questions, data set and tiny model of the demo."""

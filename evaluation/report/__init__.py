@@ -1,0 +1,1 @@
+"""The report: tables, curves and examples of a run as one HTML page."""

@@ -1,0 +1,225 @@
+"""Recipes composed from `recipes/`, the only module that reads them, and recipes that run folders keep."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from math import isqrt
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
+
+from data_tools.files import at_home
+from data_tools.prompt import Prompt
+from launch.errors import LaunchError
+from launch.overrides import hydra_message
+from launch.recipe import RECIPES, Recipe, RecipeError
+from rewards.errors import problems
+
+if TYPE_CHECKING:
+    from data_tools.rendered.dataset import RenderedSettings
+_OPEN = (
+    "data.files.",
+    "data.labels",
+    "data.media_root",
+    "eval.root",
+    "judge.model",
+)  # of no account to plans and to chain synthesis
+
+
+class OwnRecipes(SearchPathPlugin):
+    """Looks for recipes in the folder that CAMREASONER_RECIPES names, behind `recipes/`, which it is laid out as.
+
+    So an experiment of one's own lies outside the checkout, which stays clean.
+    """
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for folder in own_folders():
+            search_path.append("camreasoner", f"file://{folder}")
+
+
+Plugins.instance().register(OwnRecipes)
+
+
+def own_folders() -> list[Path]:
+    """The folder of recipes that the user keeps, where there is one.
+
+    Raises:
+        RecipeError: it is no folder.
+    """
+    given = os.environ.get("CAMREASONER_RECIPES")
+    if not given:
+        return []
+    folder = Path(at_home(given)).absolute()
+    if not folder.is_dir():
+        raise RecipeError(f"CAMREASONER_RECIPES: {folder} is not a folder: give the one that holds experiment/")
+    return [folder]
+
+
+def read_recipe(config: DictConfig) -> Recipe:
+    """Check a composed configuration.
+
+    Raises:
+        RecipeError: naming every wrong key.
+    """
+    _refuse_missing(_missing(config))
+    try:
+        content = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise RecipeError(f"the recipe is wrong:\n  {error.full_key}: {str(error).splitlines()[0]}") from error
+    return _validated(_with_files(content), "the recipe is wrong")
+
+
+def _missing(config: DictConfig) -> list[str]:
+    """Keys that are ???; OmegaConf's own function stops at the first interpolation of one."""
+    return sorted(key for key, value in flat(OmegaConf.to_container(config, resolve=False)) if value == "???")
+
+
+def _with_files(content: Any) -> Any:
+    """Names of files of recipes/media and recipes/prompt in sets and sources, replaced by what is in these files."""
+    for name, chosen in (content["eval"].get("sets") or {}).items():
+        for group in ("media", "prompt"):
+            if isinstance(chosen, dict) and isinstance(chosen.get(group), str):
+                chosen[group] = _file_of(group, chosen[group], f"eval.sets.{name}.{group}")
+    for source, media in (content["data"].get("media") or {}).items():
+        if isinstance(media, str):
+            content["data"]["media"][source] = _file_of("media", media, f"data.media.{source}")
+    return content
+
+
+def _file_of(group: str, name: str, key: str) -> Any:
+    """Content of a file of recipes/<group>, which `key` names."""
+    path = RECIPES / group / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(str(each.relative_to(RECIPES / group).with_suffix("")) for each in path.parent.glob("*.yaml"))
+        raise RecipeError(f"{key}={name}: no such file of recipes/{group}; choose one of {', '.join(known)}")
+    return OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+
+
+def _validated(content: Any, what: str) -> Recipe:
+    try:
+        return Recipe.model_validate(content | at_home({key: content[key] for key in content if key != "prompt"}))
+    except ValidationError as error:
+        raise RecipeError("\n  ".join([f"{what}:", *problems(error, "recipe")])) from error
+
+
+def _refuse_missing(keys: Sequence[str]) -> None:
+    if keys:
+        lines = "\n".join(f"  {key}=..." for key in keys)
+        raise RecipeError(f"required keys are not set; give them on the command line:\n{lines}")
+
+
+def compose_config(overrides: Sequence[str]) -> DictConfig:
+    """What `recipes/` and the overrides compose to, unchecked.
+
+    Raises:
+        RecipeError: an override that Hydra refuses.
+    """
+    GlobalHydra.instance().clear()  # a command's own Hydra may be running
+    try:
+        with initialize_config_dir(str(RECIPES), version_base="1.3"):
+            return compose("config", list(overrides))
+    except HydraException as error:
+        raise RecipeError(hydra_message(error)) from error
+
+
+def compose_complete(overrides: Sequence[str]) -> Recipe:
+    """The recipe of a command line that leaves nothing open.
+
+    Raises:
+        RecipeError: naming the key.
+    """
+    return read_recipe(compose_config(overrides))
+
+
+def compose_recipe(overrides: Sequence[str]) -> tuple[Recipe, list[str]]:
+    """A recipe to plan with, and the keys that hold a placeholder in it because only the user knows their values.
+
+    Raises:
+        RecipeError: a wrong recipe, or a missing value that a plan needs.
+    """
+    return read_partly(compose_config(overrides))
+
+
+def read_partly(config: DictConfig) -> tuple[Recipe, list[str]]:
+    """The same of a composed configuration."""
+    unset = [key for key in _missing(config) if key.startswith(_OPEN)]
+    for key in unset:
+        OmegaConf.update(config, key, f"<{key}>")
+    return read_recipe(config), unset
+
+
+def read_prompt(name: str, key: str = "prompt") -> Prompt:
+    """The prompt of recipes/prompt/<name>.yaml, which `key` names.
+
+    Raises:
+        RecipeError: no such file.
+    """
+    return Prompt.model_validate(_file_of("prompt", name, key))
+
+
+def experiments() -> list[str]:
+    """Names of the files in recipes/experiment, and of the user's own."""
+    folders = [RECIPES, *own_folders()]
+    return sorted({path.stem for folder in folders for path in (folder / "experiment").glob("*.yaml")})
+
+
+def flat(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of each leaf.
+
+    Example:
+        >>> dict(flat({"a": {"b": 1, "c": [2]}, "d": {}}))
+        {'a.b': 1, 'a.c': [2], 'd': {}}
+    """
+    if isinstance(tree, Mapping) and tree:
+        for key, value in tree.items():
+            yield from flat(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, tree
+
+
+def differences(old: Any, new: Any) -> list[tuple[str, Any, Any]]:
+    """(key, old value, new value) where two trees differ; None for a key that one of them lacks.
+
+    Example:
+        >>> differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}})
+        [('a.c', 2, 3)]
+    """
+    before, after = dict(flat(old)), dict(flat(new))
+    keys = sorted(before.keys() | after.keys())
+    return [(key, before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)]
+
+
+def rendered_settings(recipe: Recipe) -> "RenderedSettings":
+    """Settings of the rendered clips, which must be those of the media budget.
+
+    Raises:
+        LaunchError: naming the key.
+    """
+    from data_tools.rendered.dataset import RenderedSettings
+
+    media, side = recipe.media, recipe.budget.token_side
+    given = dict(recipe.data.rendered or {})
+    if given.get("size") is None:
+        given["size"] = isqrt(media.max_pixels) // side * side
+    try:
+        settings = RenderedSettings(seed=recipe.seed, **given)
+    except ValidationError as error:
+        raise LaunchError(f"data.rendered.{problems(error)[0]}") from error
+    if settings.size % side:
+        raise LaunchError(
+            f"data.rendered.size={settings.size}: a multiple of {side}, the side of a visual token, or null"
+        )
+    if settings.fps != media.fps or settings.frames > media.max_frames or settings.size**2 > media.max_pixels:
+        raise LaunchError(
+            f"data.rendered draws {settings.frames} frames of {settings.size}² pixels at {settings.fps} fps, "
+            f"which is not the media budget ({media.max_frames} frames, {media.max_pixels} pixels, {media.fps} fps)"
+        )
+    return settings

@@ -1,0 +1,1 @@
+"""vLLM: responses and option probabilities."""

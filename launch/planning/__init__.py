@@ -1,0 +1,1 @@
+"""What a recipe needs: sizes, memory, time, steps."""

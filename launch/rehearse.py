@@ -1,0 +1,132 @@
+"""Rehearse an experiment: every stage of it, in small, on this machine, before GPUs are used; or on the GPUs.
+
+python -m launch.rehearse experiment=camreasoner        (or videop2r, videochat_r1, or one of your own)
+python -m launch.rehearse experiment=camreasoner cluster=node_8gpu
+
+The layer recipes/rehearsal/<experiment>.yaml (own.yaml for an experiment of your own) shrinks the recipe, and where
+cluster= has GPUs gpus.yaml is laid over it; all else is as the real run has it. The three studies are rehearsed on
+files of their published forms, made of rendered clips; an experiment of your own on some of its own samples. The run
+lies in runs/rehearsal/<experiment>; an earlier one is replaced.
+"""
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from data_tools.cli import guarded
+from data_tools.files import whole_folder
+from launch.cluster.launchers import run_stage
+from launch.compose import compose_complete, compose_config
+from launch.console import console
+from launch.errors import LaunchError
+from launch.labels import label_files
+from launch.overrides import quoted
+from launch.recipe import RECIPES, Recipe
+from launch.run import Run, owned, run_of
+from launch.stages import STAGES
+
+JUDGE = "stand-in"  # the model's name at the local server
+
+
+def writers() -> dict[str, Callable[[Path, int], None]]:
+    """What makes the files of each study."""
+    from data_tools.rehearsal import camreasoner, videochat_r1, videop2r
+
+    return {"camreasoner": camreasoner.write, "videop2r": videop2r.write, "videochat_r1": videochat_r1.write}
+
+
+def overrides_of(arguments: Sequence[str]) -> list[str]:
+    """The command line of a stage: the user's, the shrinking layer, and the name of the run.
+
+    Raises:
+        LaunchError: an experiment that is small already.
+    """
+    experiment = str(compose_config(arguments).experiment)
+    if experiment.startswith("demo"):
+        raise LaunchError(f"experiment={experiment} runs on this machine as it is: make demo EXPERIMENT={experiment}")
+    layer = experiment if (RECIPES / "rehearsal" / f"{experiment}.yaml").is_file() else "own"
+    name = [] if any(one.startswith("name=") for one in arguments) else [f"name={experiment}"]
+    small = [*arguments, *name, f"+rehearsal={layer}"]
+    on_gpus = compose_config(small).cluster.device == "cuda"  # by cluster=: the layer itself has none
+    return [*small[:-1], f"+rehearsal=[{layer},gpus]"] if on_gpus else small
+
+
+def files(run: Run, experiment: str, arguments: Sequence[str]) -> list[str]:
+    """Make the files of the rehearsal; the overrides that name them, where the layer does not."""
+    folder, seed = run.paths.published, run.recipe.seed
+    if write := writers().get(experiment):
+        with whole_folder(folder) as made:
+            write(made, seed)
+        return []
+    from data_tools.rehearsal import own
+
+    found = own.write(folder, label_files(compose_complete(arguments)), seed)
+    return [f"data.files.{split}={path}" for split, path in found.items()]
+
+
+@contextmanager
+def judge(recipe: Recipe, arguments: Sequence[str]) -> Iterator[list[str]]:
+    """A local server in place of the recipe's judge, unless the user names one; the overrides that name it."""
+    if recipe.judge.name != "endpoint" or any(one.startswith("judge.") for one in arguments):
+        yield []
+        return
+    from data_tools.rehearsal.judge import verdict
+    from data_tools.synthesis.local_server import LocalEndpoint
+
+    with LocalEndpoint(verdict) as server:
+        yield [f"judge.url={server.url}", f"judge.model={JUDGE}"]
+
+
+def run_stages(recipe: Recipe, overrides: Sequence[str]) -> dict[str, float]:
+    """Run the stages' own commands one after the other; the seconds that each took.
+
+    Raises:
+        LaunchError: a stage failed.
+    """
+    # Batches are so small that threads of one process would wait for each other.
+    env = {"OMP_NUM_THREADS": "1", **os.environ}
+    seconds = {}
+    for stage in (name for name, stage in STAGES.items() if stage.applies(recipe)):
+        start = time.monotonic()
+        if not run_stage(stage, overrides, env):
+            raise LaunchError(f"the rehearsal ends in stage {stage}: the message above says why")
+        seconds[stage] = time.monotonic() - start
+    return seconds
+
+
+def paper_tables(run: Run, experiment: str) -> list[str]:
+    """Fill the tables of the study's paper from the rehearsal; their names."""
+    from evaluation.papers import build
+    from evaluation.printed import papers
+    from evaluation.table import write_tables
+
+    names = [name for name, spec in papers().items() if spec["experiment"] == experiment]
+    write_tables(run.paths.report / "tables", [build(name, {str(run.folder): run.folder})[0] for name in names])
+    return names
+
+
+def main() -> None:
+    arguments = quoted(sys.argv[1:])
+    overrides = overrides_of(arguments)
+    recipe = compose_complete(overrides)
+    run, experiment = run_of(recipe), str(compose_config(arguments).experiment)
+    with owned(run.paths.lock, "rehearsal"):
+        shutil.rmtree(run.folder)
+    console.print(f"[bold]rehearsal[/] of {experiment} → {run.folder}")
+    start = time.monotonic()
+    overrides += files(run, experiment, arguments)
+    seconds = {"files": time.monotonic() - start}
+    with judge(recipe, arguments) as judged:
+        seconds |= run_stages(recipe, [*overrides, *judged])
+    if tables := paper_tables(run, experiment):
+        console.print(f"  tables of the paper in {run.paths.report / 'tables'}: {', '.join(tables)}", markup=False)
+    console.print("\n".join(f"  {name:10} {taken:5.0f} s" for name, taken in seconds.items()), markup=False)
+    console.print(f"[green]rehearsal done[/] in {sum(seconds.values()):.0f} s: {run.paths.report / 'index.html'}")
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

@@ -1,0 +1,1 @@
+"""Times of the parts that a run waits for: `make bench`."""

@@ -1,0 +1,82 @@
+"""Pairs for RL: which twin a question gets, their order, and the turned clips."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_tools.media.budget import Budget
+from data_tools.media.normalise import normalise, turn_clip
+from data_tools.pairs import paired, write_turned
+from data_tools.rendered.questions import RenderedClip, binary_samples, choice_samples
+from data_tools.rendered.scene import read_clip, write_clip
+from rewards.motions import NAMES, PRIMITIVES
+
+CLIPS = [RenderedClip(f"clips/{motion}.mp4", motion, "scene") for motion in PRIMITIVES]
+RNG = np.random.default_rng(0)
+SAMPLES = [*binary_samples(CLIPS, 60, "rl", RNG), *choice_samples(CLIPS, 15, "rl", RNG)]
+GROUNDING = SAMPLES[0].model_copy(
+    update={"task": "temporal_grounding", "options": [], "answer": "", "spans": [[0.0, 1.0]], "duration": 2.0}
+)
+
+
+def test_a_question_is_followed_by_its_twin_and_the_order_is_the_seed_s():
+    found, reasons = paired(SAMPLES, ["mirrored", "reversed"], 0, shuffle=True)
+    assert len(found) == 2 * len(SAMPLES) and not reasons
+    for one, other in zip(found[::2], found[1::2]):
+        turn = other.extras["turn"]
+        assert (other.id, other.extras["twin_of"], other.video) == (
+            f"{one.id}~{turn}",
+            one.id,
+            f"twins/{turn}/{one.video}",
+        )
+        assert (one.question, one.options) == (other.question, other.options)
+        gold = [sample.options.index(sample.answer_text) for sample in (one, other)]
+        assert one.extras["counterpart"][gold[0]] == gold[1] and other.extras["counterpart"][gold[1]] == gold[0]
+    assert {sample.extras.get("turn") for sample in found} == {None, "mirrored", "reversed"}
+    again, _ = paired(SAMPLES, ["mirrored", "reversed"], 0, shuffle=True)
+    others, _ = paired(SAMPLES, ["mirrored", "reversed"], 1, shuffle=True)
+    assert again == found != others and {s.id for s in found[::2]} == {s.id for s in SAMPLES}
+    given, _ = paired(SAMPLES, ["mirrored"], 0, shuffle=False)
+    assert [sample.id for sample in given[::2]] == [sample.id for sample in SAMPLES]
+
+
+def test_a_choice_asks_for_the_counterpart_of_each_option():
+    found, _ = paired([s for s in SAMPLES if s.task == "choice"], ["mirrored"], 0, shuffle=False)
+    for sample in found:
+        other = {sample.options[a]: sample.options[b] for a, b in enumerate(sample.extras["counterpart"])}
+        assert other[NAMES["pan_left"]] == NAMES["pan_right"] and other[NAMES["tilt_up"]] == NAMES["tilt_up"]
+
+
+def test_questions_without_a_twin_come_two_by_two_so_that_no_pair_is_parted():
+    alone = [GROUNDING.model_copy(update={"id": f"g{number}"}) for number in range(5)]
+    mixed = [*alone[:2], *SAMPLES[:3], *alone[2:]]
+    for shuffle in (True, False):
+        found, reasons = paired(mixed, ["mirrored"], 0, shuffle)
+        assert len(found) == 6 + 4 and reasons == ["task temporal_grounding"] * 5
+        for one, other in zip(found[::2], found[1::2]):
+            assert ("counterpart" in one.extras) == ("counterpart" in other.extras)
+
+
+@pytest.mark.parametrize("turn", ["mirrored", "reversed"])
+def test_a_turned_clip_has_the_same_pixels_turned_and_twice_is_as_before(tmp_path: Path, turn):
+    frames = np.random.default_rng(0).integers(0, 255, (6, 56, 84, 3), np.uint8)
+    source, once, twice = (tmp_path / f"{name}.mp4" for name in ("source", "once", "twice"))
+    write_clip(source, frames, 4.0)
+    clip = normalise(source, Budget(4.0, 6, 4, 56 * 84, 28 * 28), tmp_path / "store")
+    made = tmp_path / "store" / clip.video
+    shown = read_clip(made)
+    turn_clip(made, once, turn)
+    turn_clip(once, twice, turn)
+    assert np.array_equal(read_clip(once), shown[::-1] if turn == "reversed" else shown[:, :, ::-1])
+    assert twice.read_bytes() == made.read_bytes()
+
+
+def test_the_clip_of_a_twin_is_written_below_the_media_root_once(tmp_path: Path):
+    _, other = paired(SAMPLES[:1], ["mirrored"], 0, shuffle=False)[0]
+    (tmp_path / "clips").mkdir()
+    write_clip(tmp_path / str(SAMPLES[0].video), np.zeros((4, 56, 56, 3), np.uint8), 2.0)
+    write_turned(tmp_path, other)
+    written = (tmp_path / str(other.video)).stat().st_mtime_ns
+    write_turned(tmp_path, other)
+    assert (tmp_path / str(other.video)).stat().st_mtime_ns == written

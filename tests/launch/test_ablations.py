@@ -1,0 +1,66 @@
+"""Every row of the papers' ablations composes with the study and with its demo, and is a run of its own."""
+
+from itertools import combinations
+
+import pytest
+
+from launch.checks import check_advantage
+from launch.compose import compose_recipe
+from launch.planning.prompts import check_prompts
+from launch.recipe import RECIPES
+from launch.run import run_of
+
+ABLATIONS = sorted(path.stem for path in (RECIPES / "ablation").glob("*.yaml"))
+TRAINING = ("data", "model", "sft", "rl")
+STUDIES = ("videochat_r1", "videop2r", "camreasoner_crpo")
+DEMOS = {"camreasoner_crpo": "demo"}  # of others: demo_STUDY
+# They train on published files, where the demo renders its own.
+WITHOUT_DEMO = {"videochat_r1_sft", "videochat_r1_quality", "videochat_r1_captions"}
+
+
+def trained(experiment: str, *overrides: str) -> dict:
+    """What decides the training of a run."""
+    recipe, _ = compose_recipe([f"experiment={experiment}", *overrides])
+    check_prompts(recipe)
+    check_advantage(recipe)
+    run = run_of(recipe)
+    return {stage: run.settings(stage) for stage in TRAINING}
+
+
+@pytest.mark.parametrize("demo", [False, True])
+@pytest.mark.parametrize("study", STUDIES)
+def test_no_two_rows_are_the_same_run(study, demo):
+    names = [name for name in ABLATIONS if name.startswith(study) and not (demo and name in WITHOUT_DEMO)]
+    experiment = DEMOS.get(study, f"demo_{study}") if demo else study
+    rows = {name: trained(experiment, f"+ablation={name}") for name in names}
+    rows[study] = trained(experiment)
+    assert len(rows) > 4
+    assert [pair for pair in combinations(rows, 2) if rows[pair[0]] == rows[pair[1]]] == []
+
+
+def test_every_ablation_belongs_to_a_study():
+    assert [name for name in ABLATIONS if not name.startswith(STUDIES)] == []
+
+
+def test_plain_grpo_is_not_the_run_without_separation():
+    import numpy as np
+    import torch
+
+    from rewards.advantages.base import Batch
+    from rewards.advantages.grpo import Grpo
+    from rewards.advantages.pa_grpo import PaGrpo
+
+    recipe, _ = compose_recipe(["experiment=videop2r", "+ablation=videop2r_grpo"])
+    assert recipe.reward.settings["score"] == "reasoning" and recipe.advantage.name == "grpo"
+    rng = np.random.default_rng(0)
+    perception, reasoning = (torch.tensor(rng.choice([0, 1, 2, 2.2], 32)) for _ in "pr")
+
+    def advantages(estimator, scores: torch.Tensor) -> torch.Tensor:
+        groups = [str(number // 8) for number in range(32)]
+        lengths = torch.zeros(32, dtype=torch.long)
+        batch = Batch(scores, groups, ["choice"] * 32, None, perception, reasoning, lengths)
+        return estimator.advantages(batch).response_B
+
+    joined = advantages(PaGrpo(separate=False), perception + reasoning)
+    assert torch.equal(advantages(Grpo(), perception + reasoning), joined)  # reward.score=both is that run again
+    assert not torch.allclose(advantages(Grpo(), reasoning), joined)
