@@ -18,7 +18,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from data_tools.files import whole_lines, write_json
+from data_tools.files import whole_file, whole_lines, write_json
 from launch.command import recipe_command
 from launch.console import console
 from launch.engines.vllm.job import Job, Questions, run_job
@@ -73,7 +73,7 @@ def conclude(run: Run, part: Questions, model: str) -> dict[str, Any]:
     answers = {record["id"]: Prediction.model_validate(record) for record in map(json.loads, whole_lines(part.out))}
     schema = run_schema(recipe.form.reward)
     found = [rates.rated(each, answers.get(id), schema, chosen.low, chosen.high) for id, each in samples.items()]
-    with paths.difficulty_quarantine.open("w", encoding="utf-8") as out:
+    with whole_file(paths.difficulty_quarantine) as out:
         quarantine = Quarantine(out)
         for each in (one for one in found if one.fault is not None):
             quarantine.add(Rejected(str(part.samples), each.id, "pass_rate", each.fault or ""))

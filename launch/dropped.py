@@ -5,7 +5,9 @@ kept. Any other change of label files is left to the stage, which refuses other 
 """
 
 import json
+from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -22,7 +24,7 @@ from launch.console import console
 from launch.labels import files_of, wanted
 from launch.run import Run, owned, write_recipe
 
-SPLITS = ("sft", "rl", "val")  # without the test split, of which results are told
+SPLITS = ("sft", "rl", "val")  # without the test split: results are reported on all of it
 _SHOWN = 3  # ids that the manifest names
 
 
@@ -87,19 +89,26 @@ def _said(sample: Sample) -> str:
 
 
 def _leave_out(run: Run, split: str, gone: set[str]) -> str:
-    """Write a split's files without the samples `gone`; what the manifest says of them."""
+    """Write a split's files without the samples `gone`; what the manifest says of them.
+
+    The samples come last: as long as they hold what was dropped, a killed call is seen, and done again.
+    """
     path = run.paths.samples(split)
     before = sum(1 for _ in read_samples(path))
-    write_samples(path, (sample for sample in read_samples(path) if sample.id not in gone))
     if split == "sft":
-        export(read_samples(path), run.data, llamafactory_file(run.paths.llamafactory_data, run.recipe.form))
+        export(_without(gone, path), run.data, llamafactory_file(run.paths.llamafactory_data, run.recipe.form))
     else:
         table = pq.read_table(run.paths.verl_data(split))
         ids_N = pc.struct_field(table["extra_info"], "id")
         with whole_file(run.paths.verl_data(split), "wb") as out:
             pq.write_table(table.filter(pc.invert(pc.is_in(ids_N, value_set=pa.array(sorted(gone))))), out)
+    write_samples(path, _without(gone, path))
     ids = sorted(gone)
     more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
     said = f"{len(ids)} of {before} records of {split} dropped: {', '.join(ids[:_SHOWN])}{more}"
     console.print(f"  {said}", markup=False)
     return f"data: {said}"
+
+
+def _without(gone: set[str], path: Path) -> Iterator[Sample]:
+    return (sample for sample in read_samples(path) if sample.id not in gone)

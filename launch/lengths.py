@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from data_tools.files import whole_lines
+from data_tools.files import whole_file, whole_lines
 from data_tools.prompt import without_media
 from data_tools.quarantine import Quarantine, Rejected
 from data_tools.sample import FieldError, Sample, read_samples
@@ -91,8 +91,7 @@ def too_long(run: Run, split: str, path: Path, resumed: bool) -> tuple[set[str],
         listed = {json.loads(line)["record"] for line in whole_lines(path)}
         return listed, sum(1 for _ in read_samples(source))
     lengths, ids, total = Lengths(run, split), set[str](), 0
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as out:
+    with whole_file(path) as out:
         quarantine = Quarantine(out)
         for sample in read_samples(source):
             total += 1

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_tools.files import sha256, write_json
+from data_tools.files import sha256, whole_file, write_json
 from launch.command import command
 from launch.console import console, progress_bar
 from launch.engines.ray.map import clip_map
@@ -71,8 +71,7 @@ def questions(recipe: Recipe, name: str, quarantine: Path) -> "list[Sample]":
     if chosen.source:
         if chosen.only:
             raise LaunchError(f"eval.sets.{name}.only: a benchmark has parts, source {chosen.source} has none")
-        quarantine.parent.mkdir(parents=True, exist_ok=True)
-        with quarantine.open("w", encoding="utf-8") as out:
+        with whole_file(quarantine) as out:
             kept = Quarantine(out)
             samples = list(read_split([LabelFile(path, chosen.source, chosen.folder)], "test", kept.add))
         if kept.count:
