@@ -1,9 +1,12 @@
 """Shared by all tests: engines on the CPU, no network, one thread, a small rendered data set and a tiny model."""
 
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+E2E = Path(__file__).parent / "e2e"
 
 settings.register_profile("no deadline", deadline=None)  # a busy machine is no fault of the code
 settings.load_profile("no deadline")
@@ -31,6 +34,9 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pytest_collection_modifyitems(items: list) -> None:
-    """The long files come first where two workers share them."""
+    """All of tests/e2e is marked; the long files come first where two workers share them."""
+    for item in items:
+        if E2E in item.path.parents:
+            item.add_marker(pytest.mark.e2e)
     if "PYTEST_XDIST_WORKER" in os.environ:
         items.sort(key=lambda item: item.get_closest_marker("e2e") is None)

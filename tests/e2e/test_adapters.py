@@ -12,8 +12,6 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from launch.engines.adapters import of_verl
 
-pytestmark = pytest.mark.e2e
-
 ADAPTERS = [
     "lora=rank64",
     "lora.rank=8",

@@ -16,8 +16,6 @@ from launch.cluster.jobs import client, submit
 from launch.engines.environment import WAITS
 from launch.recipe import ROOT
 
-pytestmark = pytest.mark.e2e
-
 # ------------------------------------------------------------------ jobs
 
 # Ray asks for a token unless told otherwise. It reads its own once per process, and this one may have started a node

@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 from chain import command, copy_before, left_behind, lines, marked, open_to_others, orphaned_memory, run
 
-pytestmark = pytest.mark.e2e
-
 
 def test_every_stage_leaves_its_files(demo):
     for path in (

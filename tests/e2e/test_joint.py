@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 from chain import lines, run
 
-pytestmark = pytest.mark.e2e
-
 SPLIT = "{clips: 15, binary: 30, choice: 6, confusable: 0.5, grounding: 30, tracking: 30}"
 JOINT = [
     "experiment=demo_videochat_r1",

@@ -14,8 +14,6 @@ from pathlib import Path
 import pytest
 from chain import command, copy_before, left_behind, lines, marked, run
 
-pytestmark = pytest.mark.e2e
-
 
 @pytest.fixture
 def kill(demo) -> Callable[..., Path]:

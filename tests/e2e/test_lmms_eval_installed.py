@@ -25,7 +25,6 @@ from data_tools.sample import Sample, read_samples
 from evaluation.grading import parse_answer
 from launch.recipe import ROOT
 
-pytestmark = pytest.mark.e2e
 PYTHON = os.environ.get("CAMREASONER_LMMS_EVAL", "")
 COUNT = 8
 

@@ -16,7 +16,6 @@ from data_tools.run_folder import SCORES, RunFolder
 from evaluation.printed import papers
 from launch.recipe import ROOT
 
-pytestmark = pytest.mark.e2e
 RL_TASKS = {
     "camreasoner": {"binary"},
     "videop2r": {"choice", "numerical", "regression", "ocr", "open_ended"},

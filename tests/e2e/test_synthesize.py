@@ -16,8 +16,6 @@ from data_tools.rendered.dataset import RenderedSettings, build_rendered
 from data_tools.synthesis.local_server import LocalEndpoint
 from data_tools.synthesis.teacher import RenderedTeacher
 
-pytestmark = pytest.mark.e2e
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:

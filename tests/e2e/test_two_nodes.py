@@ -5,8 +5,6 @@ from pathlib import Path
 import pytest
 from chain import copy_before, lines, run
 
-pytestmark = pytest.mark.e2e
-
 TWO_NODES = ["cluster.nodes=2", "reward=videop2r", "advantage=pa_grpo", "rl.steps=2", "rl.save_every=2"]
 
 
