@@ -48,7 +48,8 @@ def main(engines: str | None) -> None:
     stamp.write_text(f"{engines} unfinished")  # what breaks off is taken up, on whatever machine
     run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", UV])
     uv = [str(folder / "bin" / "uv"), "pip"]
-    run([*uv, "sync", "--quiet", "--python", str(python), "--require-hashes", str(lock)])
+    # Compiled once, here: a shell that sets PYTHONDONTWRITEBYTECODE would compile all imports in every process.
+    run([*uv, "sync", "--quiet", "--compile-bytecode", "--python", str(python), "--require-hashes", str(lock)])
     stamp.write_text(wanted)
 
 
