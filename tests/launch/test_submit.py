@@ -125,6 +125,44 @@ def test_a_cluster_that_is_too_small_is_described():
     assert nodes.shortage([ray_node("a", 8)], 1, 16)
 
 
+@pytest.fixture
+def growing(monkeypatch):
+    """growing(clusters): Ray tells of these one after the other, a second each, and of the last one from then on."""
+    import ray
+
+    seconds = []
+    monkeypatch.setattr(nodes.time, "monotonic", lambda: float(len(seconds)))
+    monkeypatch.setattr(nodes.time, "sleep", seconds.append)
+
+    def grow(*clusters):
+        monkeypatch.setattr(ray, "nodes", lambda: clusters[min(len(seconds), len(clusters) - 1)])
+        return seconds
+
+    return grow
+
+
+def test_nodes_that_are_still_starting_are_waited_for(growing, capfd):
+    head, worker = ray_node("10.0.0.1", 8), ray_node("10.0.0.2", 8)
+    waited = growing([head], [head], [head, ray_node("10.0.0.2", 8, alive=False)], [head, worker])
+    nodes.await_nodes(2, 8)
+    assert len(waited) == 3 and capfd.readouterr().err.count("1 of 2 have joined") == 1
+
+
+def test_nodes_that_do_not_come_are_counted(growing):
+    growing([ray_node("10.0.0.1", 0), ray_node("10.0.0.2", 8)])  # a head without GPUs is none of them
+    with pytest.raises(
+        nodes.ClusterError, match=r"1 of 2 nodes with GPUs joined in 180 s: .* needs 2 .*10\.0\.0\.2: 8"
+    ):
+        nodes.await_nodes(2, 8)
+
+
+def test_nodes_with_too_few_gpus_are_refused_at_once(growing):
+    waited = growing([ray_node("10.0.0.1", 4), ray_node("10.0.0.2", 4)])
+    with pytest.raises(nodes.ClusterError, match="needs 2 node"):
+        nodes.await_nodes(2, 8)
+    assert not waited
+
+
 def test_nodes_that_differ_are_named_with_what_differs(tmp_path):
     ours = nodes.facts()
     assert ours["packages"]["verl"] and ours["lock"]

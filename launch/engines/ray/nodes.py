@@ -7,6 +7,8 @@ import hashlib
 import os
 import platform
 import socket
+import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from launch.engines.inherited import CACHES
 from launch.engines.patches.windows import ONE_BY_ONE
 from rewards.errors import UserError
 
-CONNECT_SECONDS, PROBE_SECONDS = 10.0, 300.0
+CONNECT_SECONDS, JOIN_SECONDS, PROBE_SECONDS = 10.0, 180.0, 300.0
 _PACKAGES = (
     "verl",
     "vllm",
@@ -109,6 +111,29 @@ def shortage(nodes: Sequence[Mapping[str, Any]], wanted: int, gpus: int) -> str 
     )
 
 
+def await_nodes(wanted: int, gpus: int) -> None:
+    """Wait until `wanted` nodes of `gpus` GPUs each have joined the cluster: they may still be starting.
+
+    Where that many nodes with GPUs are there already, and have fewer GPUs each, waiting would change nothing.
+
+    Raises:
+        ClusterError: the cluster is too small, or has not grown to its size in JOIN_SECONDS.
+    """
+    import ray
+
+    deadline, told = time.monotonic() + JOIN_SECONDS, -1
+    while short := shortage(found := ray.nodes(), wanted, gpus):
+        joined = sum(node["Alive"] and node["Resources"].get("GPU", 0) > 0 for node in found)
+        if joined >= wanted:
+            raise ClusterError(short)
+        if time.monotonic() >= deadline:
+            raise ClusterError(f"{joined} of {wanted} nodes with GPUs joined in {JOIN_SECONDS:.0f} s: {short}")
+        if joined != told:
+            sys.stderr.write(f"waiting for the cluster's nodes: {joined} of {wanted} have joined\n")
+        told = joined
+        time.sleep(1.0)
+
+
 def reach(address: str) -> None:
     """Raise ClusterError unless something listens at host:port."""
     host, _, port = address.rpartition(":")
@@ -141,7 +166,7 @@ def join(
             the engine.
 
     Raises:
-        ClusterError: no cluster answers, it is too small, or a node differs.
+        ClusterError: no cluster answers, it is too small, also after a while, or a node differs.
     """
     import ray
 
@@ -151,9 +176,7 @@ def join(
         ray.init(address=address, runtime_env=runtime_env(variables()), log_to_driver=True)
     except (ConnectionError, ValueError) as error:
         raise ClusterError(f"cluster.address={address}: {' '.join(str(error).split())}") from error
-    short = shortage(ray.nodes(), nodes, gpus)
-    if short:
-        raise ClusterError(short)
+    await_nodes(nodes, gpus)
     if problems := skew(facts(), probe(paths, names)):
         raise ClusterError("; ".join(problems))
 
