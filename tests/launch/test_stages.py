@@ -7,7 +7,7 @@ import pytest
 from data_tools.run_folder import RunFolder
 from launch.compose import compose_recipe
 from launch.recipe import ROOT, Recipe, RecipeError
-from launch.stages import RECORDED, STAGES, all_needs, joins, needs, shared_needs
+from launch.stages import RECORDED, STAGES, all_needs, joins, needs, nodes, shared_needs
 
 
 def test_the_makefile_runs_the_stages_of_the_table():
@@ -89,3 +89,14 @@ def test_sft_on_several_nodes_has_a_torchrun_on_each(tiny_recipe):
 def test_a_stage_that_joins_the_cluster_holds_no_gpus_of_its_own(cluster, joined):
     recipe = compose_recipe(["experiment=camreasoner", f"cluster={cluster[0]}", *cluster[1:]])[0]
     assert [name for name in STAGES if joins(name, recipe)] == [*joined, "rl", "evaluate"]
+
+
+def test_the_pages_say_on_how_many_nodes_each_stage_computes():
+    recipe = compose_recipe(["experiment=camreasoner", "cluster=ray_cluster", "cluster.nodes=4"])[0]
+    assert {name: nodes(name, recipe) for name in STAGES if nodes(name, recipe) > 1} == {"rl": 4, "evaluate": 4}
+    cluster, inference = (
+        " ".join((ROOT / "docs" / page).read_text().split()) for page in ("cluster.md", "inference.md")
+    )
+    assert "RL and evaluation span all nodes of a Ray cluster" in cluster
+    assert "SFT uses the GPUs of the node that it runs on" in cluster and "merge uses none" in cluster
+    assert "Ray actors over all nodes of the cluster" in inference
