@@ -222,7 +222,7 @@ def _valid(
         check_chain(sample, form.schema_of(sample.task), tokenizer)
     if fault := next((clips.faults[name] for name in sample.media if name in clips.faults), None):
         raise FieldError(sample.shows, fault)
-    if (seconds := clips.seconds.get(sample.shown)) and (first := sample.start or 0.0) >= seconds:
+    if (seconds := clips.seconds_of(sample)) and (first := sample.start or 0.0) >= seconds:
         raise FieldError("start", f"{first:g} s is after the end of the video, at {seconds:.2f} s")
     if seconds and any(first + start >= seconds for start, _ in sample.spans):
         raise FieldError("spans", f"one starts after the end of the clip, at {seconds - first:.2f} s")
@@ -285,6 +285,7 @@ class Clips:
     def __init__(self) -> None:
         self.faults: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
+        self.pictures: dict[str, int] = {}  # of videos that are given as their frames
         self.sha256: dict[str, bytes] = {}
         self._contents: set[bytes] = set()
 
@@ -295,12 +296,17 @@ class Clips:
             self.faults[video] = str(answer)
             return
         sha256 = bytes.fromhex(answer.sha256)
-        self.seconds[video], self.sha256[video] = answer.duration, sha256
+        self.sha256[video] = sha256
+        if answer.duration is None or answer.fps is None:
+            self.pictures[video] = answer.frames
+            found.notes["a video given as its frames"] += 1
+        else:
+            self.seconds[video] = answer.duration
+            found.measure("seconds", answer.duration)
+            found.measure("frames per second", answer.fps)
         if sha256 in self._contents:
             found.notes["a copy of another video"] += 1
         self._contents.add(sha256)
-        found.measure("seconds", answer.duration)
-        found.measure("frames per second", answer.fps)
         found.measure("frames", answer.frames)
         found.measure("shorter side, pixels", min(answer.width, answer.height))
         found.formats[f"{answer.codec}, {answer.pixel_format}"] += 1
@@ -312,9 +318,15 @@ class Clips:
             if applies:
                 found.notes[note] += 1
 
+    def seconds_of(self, sample: Sample) -> float | None:
+        """Length of the sample's video, where it is known: pictures whose record names no rate get the budget's."""
+        if sample.fps is not None and (count := self.pictures.get(sample.shown)):
+            return count / sample.fps
+        return self.seconds.get(sample.shown)
+
     def end_before(self, sample: Sample) -> bool:
         """Whether a moment of a sample ends after its clip; the labels tell its length where no video is decoded."""
-        seconds = self.seconds.get(sample.shown, sample.duration)
+        seconds = self.seconds_of(sample) or sample.duration
         return seconds is not None and any((sample.start or 0.0) + end > seconds + LATE_S for _, end in sample.spans)
 
     def add_image(self, image: str, answer: StillInfo | ClipError, found: Findings) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from data_tools.check import Findings
 
 LISTED = 200  # quarantined records on the page; quarantine.jsonl has all
+_NAMED = 8  # images or frames of a record that the page names
 _LONGEST = 1 << 20  # bytes of a line that is read once more for the page
 EDGES: Mapping[str, tuple[float, ...]] = {
     "words per question": (0, 5, 10, 20, 40, 80, 160),
@@ -56,10 +57,11 @@ def left_out(rejected: Rejected, line: bytes) -> LeftOut:
     except (ValueError, RecursionError):
         said = {}
     said = said if isinstance(said, dict) else {}
-    shown = said.get("images") or [said.get("video")]
+    shown = said.get("images") or said.get("frames") or said.get("video")
     split = said.get("split")
     id = str(said.get("id") or "")[:80]
-    media = tuple(_writable(name[:200]) for name in (shown if isinstance(shown, list) else []) if isinstance(name, str))
+    names = (shown if isinstance(shown, list) else [shown])[:_NAMED]
+    media = tuple(_writable(name[:200]) for name in names if isinstance(name, str))
     return LeftOut(replace(rejected, id=_writable(id)), split if split in SPLITS else "", media)
 
 

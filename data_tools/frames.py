@@ -17,6 +17,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from data_tools.cli import Arguments, UsageError, run_command
 from data_tools.files import whole_file, whole_path
 from data_tools.media.child import ClipError
+from data_tools.media.pictures import pictures_in
 from data_tools.quarantine import Quarantine, Rejected
 from rewards.errors import UserError
 
@@ -52,10 +53,9 @@ def spread(count: int, wanted: int | None) -> list[int]:
 
 def sequences(root: Path) -> Iterator[tuple[Path, list[Path]]]:
     """The folders under `root` that hold pictures, each with its pictures in order; one folder in memory at a time."""
-    for folder, folders, names in os.walk(root):
+    for folder, folders, _ in os.walk(root):
         folders.sort()
-        pictures = sorted(Path(folder, name) for name in names if Path(name).suffix.lower() in SUFFIXES)
-        if pictures:
+        if pictures := pictures_in(Path(folder), SUFFIXES):
             yield Path(folder), pictures
 
 

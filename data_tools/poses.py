@@ -52,7 +52,7 @@ def track_of(poses: Poses, cut: Cut, clip: Clip, field_of_view: float) -> Track:
     """
     seconds_P, start, end = poses.seconds_P, cut.start or 0.0, (cut.start or 0.0) + clip.duration
     if seconds_P is None:
-        if cut != Cut(cut.video):
+        if cut.is_part:
             raise PoseError("without fps nobody knows which poses are of a part of the video")
         seconds_P = np.arange(len(poses.positions_P3)) * clip.duration / len(poses.positions_P3)
     if cut.end is None and seconds_P[-1] > end + GAP:

@@ -25,7 +25,7 @@ from data_tools.prompt import Form
 from data_tools.quarantine import Quarantine, Rejected
 from data_tools.rendered.dataset import RenderedSettings, build_rendered
 from data_tools.run_folder import RunFolder
-from data_tools.sample import Cut, FieldError, Sample, read_samples
+from data_tools.sample import FieldError, Sample, read_samples
 from data_tools.splits import Uses, refuse_leaks
 from rewards.errors import UserError
 
@@ -271,10 +271,12 @@ def _naming(sample: Sample, shown: Sequence[Medium]) -> Sample:
         extras = {**sample.extras, "source_images": sample.images}
         return sample.model_copy(update={"images": [path_of(one) for one in shown], "extras": extras})
     extras = {**sample.extras, "source_video": cut.video}
-    if cut != Cut(cut.video):
+    if cut.is_part:
         extras["source_part"] = [cut.start, cut.end]
-    known = {"video": clip.video, "start": None, "end": None, "duration": sample.duration or clip.duration}
-    return sample.model_copy(update=known | {"extras": extras})
+    if sample.frames:
+        extras["source_frames"] = sample.frames
+    known = {"video": clip.video, "duration": sample.duration or clip.duration, "extras": extras}
+    return sample.model_copy(update=known | {"frames": [], "fps": None, "start": None, "end": None})
 
 
 # ---------------------------------------------------------------- rendered clips

@@ -1,6 +1,7 @@
 """The one typed record that every source is read into and every engine file is written from."""
 
 import codecs
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -51,6 +52,7 @@ BY_OPTION = tuple(task for task, fields in NEEDS.items() if "options" in fields)
 VIDEO, IMAGE = "<video>", "<image>"  # the placeholders that LLaMA-Factory and verl both replace by a clip, an image
 PLACEHOLDERS = (VIDEO, IMAGE, "<audio>")  # an engine would look for a file for each of them
 LETTERED = re.compile(r"[(（]?([A-ZＡ-Ｚ])[.):．：、）]\s*(.+)", re.DOTALL)  # "A. No", "(A) No", "Ａ、否"
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")  # endings of files that may be frames of a video
 LONGEST_LINE = 8 << 20  # bytes; a longer line is not a record of a data set, and would be held in memory
 
 
@@ -69,6 +71,8 @@ class FieldError(UserError):
 class Cut(NamedTuple):
     """A video, or the part of it between two seconds; None: from its beginning, to its end. An image is one, too.
 
+    `fps` is the rate of a video given as pictures; `frames` are those of a list of them, which `video` is a name for.
+
     Example:
         >>> str(Cut("a.mp4")), str(Cut("a.mp4", 1.5, 4.0))
         ('a.mp4', 'a.mp4 from 1.5 s to 4 s')
@@ -77,6 +81,13 @@ class Cut(NamedTuple):
     video: str
     start: float | None = None
     end: float | None = None
+    fps: float | None = None
+    frames: tuple[str, ...] = ()
+
+    @property
+    def is_part(self) -> bool:
+        """Whether it is less than the whole video."""
+        return self.start is not None or self.end is not None
 
     def __str__(self) -> str:
         start = "" if self.start is None else f" from {self.start:g} s"
@@ -88,7 +99,9 @@ class Sample(BaseModel):
 
     Attributes:
         id: unique within its file.
-        video: path of the clip relative to the media root, with forward slashes; None where there are images.
+        video: path of the clip, or of a folder of its frames, relative to the media root, with forward slashes; None
+            where there are images or `frames`: paths of the pictures that are its frames, also given as a list `video`.
+        fps: rate of the frames of a list or folder; None: that of the media budget.
         images: paths of the images, in the order of their placeholders (`IMAGE`) in question and options. Where there
             are no placeholders, all of them stand before the question.
         start, end: the part of the video that the clip is, in seconds; None: from its beginning, to its end. What else
@@ -131,6 +144,8 @@ class Sample(BaseModel):
     id: str = Field(min_length=1)
     video: str | None = Field(default=None, min_length=1)
     images: list[Annotated[str, Field(min_length=1)]] = Field(default=[], exclude_if=lambda images: not images)
+    frames: list[Annotated[str, Field(min_length=1)]] = Field(default=[], exclude_if=lambda frames: not frames)
+    fps: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     question: str = Field(min_length=1)
     options: list[str] = []
     answer: str = ""
@@ -146,7 +161,14 @@ class Sample(BaseModel):
     end: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     extras: dict[str, Any] = {}
 
-    @field_validator("video", "images")
+    @model_validator(mode="before")
+    @classmethod
+    def _a_list_of_files_is_a_video(cls, given: Any) -> Any:
+        if isinstance(given, dict) and isinstance(given.get("video"), list):
+            return {**given, "video": None, "frames": given["video"]}
+        return given
+
+    @field_validator("video", "images", "frames")
     @classmethod
     def _stay_under_the_media_root(cls, given: str | list[str] | None) -> str | list[str] | None:
         for name in given if isinstance(given, list) else [given or ""]:
@@ -171,10 +193,12 @@ class Sample(BaseModel):
 
     @model_validator(mode="after")
     def _shows_a_video_or_images(self) -> "Sample":
-        if self.video is None and not self.images:
+        if not (shown := [name for name in ("video", "frames", "images") if getattr(self, name)]):
             raise ValueError("video: is missing, and so are images")
-        if self.video is not None and self.images:
-            raise ValueError("images: a sample shows a video or images, not both")
+        if len(shown) > 1:
+            raise ValueError(f"{shown[-1]}: a sample shows a video or images, not both")
+        if self.images and self.fps is not None:
+            raise ValueError("fps: images have no rate; where they are the frames of a video, give them as frames")
         if self.images and (self.start is not None or self.end is not None):
             raise ValueError("start: an image has no seconds")
         held = "\n".join((self.question, *self.options)).count(IMAGE)
@@ -200,13 +224,13 @@ class Sample(BaseModel):
 
     @property
     def media(self) -> list[str]:
-        """Paths of all that the sample shows: its video, or its images in order."""
-        return self.images if self.video is None else [self.video]
+        """Paths of all that the sample shows: its video, or its images in order; of frames a name for their list."""
+        return self.images or [self.video or _name_of(self.frames)]
 
     @property
     def shows(self) -> str:
         """The field that names them."""
-        return "images" if self.video is None else "video"
+        return "images" if self.images else "frames" if self.frames else "video"
 
     @property
     def shown(self) -> str:
@@ -216,7 +240,7 @@ class Sample(BaseModel):
     @property
     def cuts(self) -> list[Cut]:
         """The part of the video that the question is about, or each of its images."""
-        return [Cut(name, self.start, self.end) for name in self.media]
+        return [Cut(name, self.start, self.end, self.fps, tuple(self.frames)) for name in self.media]
 
     @property
     def answer_text(self) -> str:
@@ -227,6 +251,12 @@ class Sample(BaseModel):
     def gold(self) -> str:
         """What is right, as people read it."""
         return self.answer_text or json.dumps(self.spans or self.boxes or self.events)
+
+
+def _name_of(frames: Sequence[str]) -> str:
+    """A name for a list of files that no other list has."""
+    content = hashlib.sha256(ascii(frames).encode()).hexdigest()[:6]
+    return f"{frames[0]} … {frames[-1]} ({len(frames)} frames, {content})"
 
 
 def letters_of(options: Sequence[str]) -> str:

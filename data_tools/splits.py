@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from data_tools.sample import Sample
+from data_tools.sample import Cut, Sample
 from rewards.errors import UserError
 
 # SFT and RL may share clips: CamReasoner's RL set holds the questions that its chains were made for.
@@ -21,15 +21,18 @@ class Splits:
 
     def __init__(self) -> None:
         self._images: set[str] = set()
+        self._videos: dict[str, Cut] = {}
         self._ranks: dict[str | bytes, int] = {}  # video or image, or hash of its content -> highest rank that uses it
         self._questions: dict[str, set[int]] = {"val": set(), "test": set()}
 
     def add(self, sample: Sample) -> None:
         rank = RANKS[sample.split]
-        for name in sample.media:
-            self._ranks[name] = max(rank, self._ranks.get(name, rank))
+        for cut in sample.cuts:
+            self._ranks[cut.video] = max(rank, self._ranks.get(cut.video, rank))
             if sample.images:
-                self._images.add(name)
+                self._images.add(cut.video)
+            else:
+                self._videos.setdefault(cut.video, cut._replace(start=None, end=None))
         if sample.split in self._questions:
             spans = tuple(map(tuple, sample.spans))
             self._questions[sample.split].add(hash((sample.shown, sample.question, sample.answer_text, spans)))
@@ -40,9 +43,9 @@ class Splits:
         self._ranks[sha256] = max(rank, self._ranks.get(sha256, rank))
 
     @property
-    def videos(self) -> list[str]:
-        """Each video once, in the order added."""
-        return [key for key in self._ranks if isinstance(key, str) and key not in self._images]
+    def videos(self) -> list[Cut]:
+        """Each video once and whole, in the order added."""
+        return list(self._videos.values())
 
     @property
     def images(self) -> list[str]:

@@ -83,7 +83,7 @@ def _said(sample: Sample) -> str:
     """What a sample asks, shows and answers, the same of its label and of the sample that stage data made of it."""
     keys = {"question", "options", "answer", "task", "chain", "spans", "boxes", "events"}
     part = sample.extras.get("source_part", [sample.start, sample.end])
-    video = [sample.extras.get("source_video", sample.video), *part]
+    video = [sample.extras.get("source_video", sample.media[0]), *part]
     shown = sample.extras.get("source_images") or sample.images or video
     return json.dumps([sample.model_dump(include=keys), shown], sort_keys=True)
 

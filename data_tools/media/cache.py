@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from data_tools.files import append_line, repair_last_line
 from data_tools.media.child import ClipError
 from data_tools.media.parallel import Map
+from data_tools.media.pictures import pictures_in
 from data_tools.sample import Cut
 
 if TYPE_CHECKING:
@@ -44,28 +45,36 @@ class VideoCache(Generic[Facts]):
             return
         if "source" in record and all(record.get(key) == value for key, value in self._made_with.items()):
             answer = self._kind(**record[self._name]) if self._name in record else ClipError(*record["fault"])
-            self._known[Cut(record["source"], record.get("start"), record.get("end"))] = record["stamp"], answer
+            cut = Cut(record["source"], record.get("start"), record.get("end"), record.get("fps"))
+            self._known[cut] = record["stamp"], answer
 
     def find(self, cut: Cut) -> Facts | ClipError | None:
-        stamp, answer = self._known.get(cut._replace(video=str(self._root / cut.video)), (None, None))
-        return answer if answer is not None and stamp == self._stamp(cut.video) else None
+        key = cut._replace(video=str(self._root / cut.video), frames=())
+        stamp, answer = self._known.get(key, (None, None))
+        return answer if answer is not None and stamp == self._stamp(cut) else None
 
     def add(self, cut: Cut, answer: Facts | ClipError) -> None:
         """Remember an answer, except a fault that may be due to a busy machine, or to what a command names."""
-        record = {"source": str(self._root / cut.video), "stamp": self._stamp(cut.video), **self._made_with}
-        record |= {name: second for name, second in (("start", cut.start), ("end", cut.end)) if second is not None}
+        record = {"source": str(self._root / cut.video), "stamp": self._stamp(cut), **self._made_with}
+        part = {"start": cut.start, "end": cut.end, "fps": cut.fps}
+        record |= {name: value for name, value in part.items() if value is not None}
         if not isinstance(answer, ClipError):
             append_line(self._path, record | {self._name: asdict(answer)})
         elif answer.reason not in ("timeout", "crash", "outside"):
             append_line(self._path, record | {"fault": [answer.reason, answer.message]})
 
-    def _stamp(self, video: str) -> list[int] | None:
-        """Size and time of the file, by which a change is noticed; None where there is no file."""
+    def _stamp(self, cut: Cut) -> list[int] | None:
+        """Size and time of the file, by which a change is noticed; of pictures, their sum and the latest.
+
+        None where there is no file.
+        """
+        path = self._root / cut.video
         try:
-            status = (self._root / video).stat()
+            files = [self._root / name for name in cut.frames] or (pictures_in(path) if path.is_dir() else [path])
+            known = [file.stat() for file in files]
         except OSError:
             return None
-        return [status.st_size, status.st_mtime_ns]
+        return [sum(one.st_size for one in known), max((one.st_mtime_ns for one in known), default=0)]
 
 
 def each_video(

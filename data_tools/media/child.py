@@ -45,7 +45,7 @@ class ClipError(UserError):
 
 
 class Child:
-    """A process that answers one JSON line, {path, timeout_s, settings}, with another; `command` starts it."""
+    """A process that answers one JSON line, {path or paths, timeout_s, settings}, with another; `command` starts it."""
 
     def __init__(self, command: tuple[str, ...]) -> None:
         self.command = command
@@ -65,11 +65,12 @@ class Child:
             self.close()
             raise RuntimeError(f"no child process to decode videos in: {' '.join(command)} does not start")
 
-    def ask(self, path: Path, timeout_s: float, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def ask(self, source: Path | list[Path], timeout_s: float, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The answer; or, with the child closed, the reason why there is none."""
         line: bytes | None
         try:
-            request = {"path": str(path), "timeout_s": timeout_s, "settings": dict(settings)}
+            path = [str(one) for one in source] if isinstance(source, list) else str(source)
+            request = {"path": path, "timeout_s": timeout_s, "settings": dict(settings)}
             self._in.write(json.dumps(request).encode() + b"\n")
             line = self._line(timeout_s)
         except BrokenPipeError:
@@ -136,24 +137,30 @@ def clip_path(media_root: Path, video: str, links_into: Sequence[Path] = ()) -> 
 
 
 def ask_child(
-    path: Path, timeout_s: float, command: tuple[str, ...], settings: Mapping[str, Any] = MappingProxyType({})
+    source: Path | list[Path],
+    timeout_s: float,
+    command: tuple[str, ...],
+    settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """What a child that `command` starts, and that runs `serve`, answers about a video.
 
     Args:
+        source: its file, or those of its frames.
         settings: given to its work by name.
 
     Raises:
         ClipError: the file is missing or empty, the child says so, crashes, or takes too long.
     """
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise ClipError("missing", f"{path}: {error.strerror}") from error
-    if not S_ISREG(status.st_mode):
-        raise ClipError("no_file", f"{path} is not a regular file")
-    if not status.st_size:
-        raise ClipError("empty", f"{path} is empty")
+    files = source if isinstance(source, list) else [source]
+    for path in files:
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise ClipError("missing", f"{path}: {error.strerror}") from error
+        if not S_ISREG(status.st_mode):
+            raise ClipError("no_file", f"{path} is not a regular file")
+        if not status.st_size:
+            raise ClipError("empty", f"{path} is empty")
     try:
         child = _idle.pop()
     except IndexError:
@@ -161,11 +168,12 @@ def ask_child(
     if child.command != command:  # left over from other work
         child.close()
         child = Child(command)
-    answer = child.ask(path, timeout_s, settings)
+    answer = child.ask(source, timeout_s, settings)
     if child.alive:
         _idle.append(child)
     if "reason" in answer:
-        raise ClipError(answer["reason"], f"{path}: {answer['message']}")
+        where = source if isinstance(source, Path) else source[0].parent
+        raise ClipError(answer["reason"], f"{where}: {answer['message']}")
     return answer
 
 
@@ -181,7 +189,9 @@ def serve(work: Callable[..., Any]) -> None:
         # Ends this process even if its parent is gone.
         signal.setitimer(signal.ITIMER_REAL, (PATIENCE + 1) * request["timeout_s"] + 5)
         try:
-            answer = asdict(work(Path(request["path"]), **request["settings"]))
+            path = request["path"]
+            source = Path(path) if isinstance(path, str) else [Path(one) for one in path]
+            answer = asdict(work(source, **request["settings"]))
         except ClipError as error:
             answer = {"reason": error.reason, "message": error.message}
         except OSError as error:

@@ -19,11 +19,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_tools.files import sha256, whole_path, write_json
+from data_tools.files import whole_path, write_json
 from data_tools.media.budget import FRAMES_PER_PATCH, VERSION, Budget, frame_size, sampling
 from data_tools.media.child import ClipError, serve
 from data_tools.media.frames import Converter, decode_frames, how_shown
 from data_tools.media.packets import PacketIndex, index_packets
+from data_tools.media.pictures import Source, content_of, decode_pictures, index_pictures
 
 if TYPE_CHECKING:
     import av
@@ -58,10 +59,21 @@ class Clip:
         return self.frames // FRAMES_PER_PATCH * ((self.width // side) * (self.height // side) + announcement)
 
 
-def clip_name(source_sha256: str, budget: Budget, start: float | None = None, end: float | None = None) -> str:
-    """Path under the store, without suffix, of what the budget makes of a video, or of a part of it."""
+def clip_name(
+    source_sha256: str,
+    budget: Budget,
+    start: float | None = None,
+    end: float | None = None,
+    fps: float | None = None,
+) -> str:
+    """Path under the store, without suffix, of what the budget makes of a video, or of a part of it.
+
+    Args:
+        fps: of a video that is given as pictures.
+    """
     part = [] if start is None and end is None else [start or 0.0, end]
-    content = json.dumps([VERSION, source_sha256, asdict(budget), *part])
+    rate = [] if fps is None else [{"fps": fps}]
+    content = json.dumps([VERSION, source_sha256, asdict(budget), *part, *rate])
     name = hashlib.sha256(content.encode()).hexdigest()[:40]
     return f"{name[:2]}/{name}"
 
@@ -69,10 +81,18 @@ def clip_name(source_sha256: str, budget: Budget, start: float | None = None, en
 # ---------------------------------------------------------------- one clip, in this process
 
 
-def normalise(path: Path, budget: Budget, store: Path, start: float | None = None, end: float | None = None) -> Clip:
+def normalise(
+    path: Source,
+    budget: Budget,
+    store: Path,
+    start: float | None = None,
+    end: float | None = None,
+    fps: float | None = None,
+) -> Clip:
     """Write the clip of a video and then, as JSON next to it, what it holds; or find both there.
 
     Args:
+        fps: of a video that is given as pictures; None: the budget's, so that each of them is taken.
         start, end: the part of the video that is taken, in seconds; one that ends later than the video ends with it.
 
     Raises:
@@ -80,12 +100,12 @@ def normalise(path: Path, budget: Budget, store: Path, start: float | None = Non
     """
     import av
 
-    source = sha256(path)
-    name = clip_name(source, budget, start, end)
+    source, rate = content_of(path), float(fps or budget.fps) if isinstance(path, list) else None
+    name = clip_name(source, budget, start, end, rate)
     target, facts = store / f"{name}.mp4", store / f"{name}.json"
     if facts.exists() and target.exists():
         return Clip(**json.loads(facts.read_text())["clip"])
-    index = index_packets(path)
+    index = index_pictures(path, fps or budget.fps) if isinstance(path, list) else index_packets(path)
     first, duration = _part(index.duration, start, end)
     frames, step = sampling(duration, budget)
     times = [first + step * number / 1000 for number in range(frames)]
@@ -113,10 +133,11 @@ def _part(length: float, start: float | None, end: float | None) -> tuple[float,
     return first, min(length, length if end is None else end) - first
 
 
-def _pictures(path: Path, index: PacketIndex, shown: Sequence[int], budget: Budget) -> "Iterator[av.VideoFrame]":
+def _pictures(path: Source, index: PacketIndex, shown: Sequence[int], budget: Budget) -> "Iterator[av.VideoFrame]":
     """The frames `shown`, in RGB and at their final size."""
     times, convert = Counter(shown), Converter()
-    for number, frame in decode_frames(path, index, shown):
+    decoded = decode_pictures(path, shown) if isinstance(path, list) else decode_frames(path, index, shown)
+    for number, frame in decoded:
         show = how_shown(frame, index.pixel_aspect)
         yield from [convert(frame, show, *frame_size(show.width, show.height, budget))] * times[number]
 

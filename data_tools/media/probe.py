@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from data_tools.files import sha256
 from data_tools.media.budget import VERSION
 from data_tools.media.cache import Progress, VideoCache, each_video
 from data_tools.media.child import ClipError, ask_child, clip_path, serve
 from data_tools.media.frames import decode_frames, how_shown
 from data_tools.media.packets import index_packets
 from data_tools.media.parallel import Map
+from data_tools.media.pictures import Source, content_of, decode_pictures, index_pictures, source_of
 from data_tools.media.stills import StillInfo
 from data_tools.sample import Cut
 
@@ -27,8 +27,8 @@ class ClipInfo:
 
     Attributes:
         frames: their number.
-        fps: frames per second, on average.
-        duration: seconds.
+        fps: frames per second, on average; None of a video that is given as pictures.
+        duration: seconds; None likewise.
         width, height: of a frame as it is shown: turned, and in square pixels.
         rotation, mirrored: how the file asks players to show its frames: turned by so many degrees (counterclockwise,
             0 to 359), and then mirrored left to right.
@@ -38,8 +38,8 @@ class ClipInfo:
     """
 
     frames: int
-    fps: float
-    duration: float
+    fps: float | None
+    duration: float | None
     width: int
     height: int
     rotation: int
@@ -50,7 +50,7 @@ class ClipInfo:
     sha256: str
 
 
-def probe(path: Path, timeout_s: float = 20, command: tuple[str, ...] = CHILD) -> ClipInfo:
+def probe(path: Source, timeout_s: float = 20, command: tuple[str, ...] = CHILD) -> ClipInfo:
     """Read a video's packets and decode `FRAMES` of its frames, by the very functions that make clips of videos.
 
     May be called from several threads or processes at once.
@@ -62,7 +62,7 @@ def probe(path: Path, timeout_s: float = 20, command: tuple[str, ...] = CHILD) -
 
 
 def probe_all(
-    videos: Sequence[str],
+    videos: Sequence[Cut],
     media_root: Path,
     cache: Path,
     each: Map,
@@ -73,11 +73,12 @@ def probe_all(
     """Each video with what it holds or why it cannot be used, those first that an earlier run has decoded.
 
     Args:
+        videos: whole ones.
         links_into: see `clip_path`.
     """
     work = partial(_probe_one, (media_root.resolve(), *links_into), timeout_s)
     known = VideoCache(cache, media_root, ClipInfo, version=VERSION)
-    for cut, answer in each_video([Cut(video) for video in videos], work, known, each, progress):
+    for cut, answer in each_video(videos, work, known, each, progress):
         yield cut.video, answer
 
 
@@ -106,22 +107,28 @@ def _probe_still(roots: Sequence[Path], timeout_s: float, cut: Cut) -> StillInfo
 
 def _probe_one(roots: Sequence[Path], timeout_s: float, cut: Cut) -> ClipInfo | ClipError:
     try:
-        return probe(clip_path(roots[0], cut.video, roots[1:]), timeout_s)
+        return probe(source_of(roots[0], cut, roots[1:]), timeout_s)
     except ClipError as error:
         return error
 
 
-def probe_here(path: Path) -> ClipInfo:
-    """As `probe`, in this process and without a time limit."""
-    index = index_packets(path)
-    last = len(index.seconds) - 1
-    spread = {round(step * last / (FRAMES - 1)) for step in range(FRAMES)}
-    (_, first), *_ = decode_frames(path, index, spread)
+def probe_here(path: Source) -> ClipInfo:
+    """As `probe`, in this process and without a time limit. Of pictures all are decoded."""
+    if isinstance(path, list):
+        index = index_pictures(path, 1.0)
+        decoded = decode_pictures(path, range(len(path)))
+    else:
+        index = index_packets(path)
+        last = len(index.seconds) - 1
+        decoded = decode_frames(path, index, {round(step * last / (FRAMES - 1)) for step in range(FRAMES)})
+    _, first = next(decoded)
+    for _ in decoded:
+        pass
     show = how_shown(first, index.pixel_aspect)
     return ClipInfo(
         frames=len(index.seconds),
-        fps=index.fps,
-        duration=index.duration,
+        fps=None if isinstance(path, list) else index.fps,
+        duration=None if isinstance(path, list) else index.duration,
         width=show.width,
         height=show.height,
         rotation=90 * show.turns,
@@ -129,7 +136,7 @@ def probe_here(path: Path) -> ClipInfo:
         codec=index.codec,
         pixel_format=first.format.name,
         variable_frame_rate=index.variable_frame_rate,
-        sha256=sha256(path),
+        sha256=content_of(path),
     )
 
 

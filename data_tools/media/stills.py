@@ -7,6 +7,8 @@ named by the source's content and the budget, as clips are, and lie beside them.
 import hashlib
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -56,15 +58,26 @@ def picture_of(path: Path) -> tuple[Image.Image, str]:
     Raises:
         ClipError: it is no image, broken, or too large to decode.
     """
+    with opened(path) as image:
+        kind = f"{image.format}, {image.mode}"
+        shown = ImageOps.exif_transpose(image) or image
+        if shown.has_transparency_data:
+            over = shown.convert("RGBA")
+            white = Image.new("RGBA", over.size, "white")
+            shown = Image.alpha_composite(white, over)
+        return shown.convert("RGB"), kind
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """An image whose header is read, for a block that may decode it.
+
+    Raises:
+        ClipError: see `picture_of`.
+    """
     try:
         with Image.open(path) as image:
-            kind = f"{image.format}, {image.mode}"
-            shown = ImageOps.exif_transpose(image) or image
-            if shown.has_transparency_data:
-                over = shown.convert("RGBA")
-                white = Image.new("RGBA", over.size, "white")
-                shown = Image.alpha_composite(white, over)
-            return shown.convert("RGB"), kind
+            yield image
     except UnidentifiedImageError as error:
         raise ClipError("no_image", "is not an image") from error
     except Image.DecompressionBombError as error:

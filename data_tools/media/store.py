@@ -14,6 +14,7 @@ from data_tools.media.cache import Progress, VideoCache, each_video
 from data_tools.media.child import ClipError, ask_child, clip_path
 from data_tools.media.normalise import Clip
 from data_tools.media.parallel import ALL_CORES, Map
+from data_tools.media.pictures import source_of
 from data_tools.media.stills import Still
 from data_tools.sample import Cut
 
@@ -94,8 +95,8 @@ def normalise_one(
     """
     module = ("-P", "-m", "data_tools.media.normalise")
     command = (sys.executable, *module, json.dumps(asdict(budget)), str(store.resolve()))
-    part = {"start": cut.start, "end": cut.end}
-    return Clip(**ask_child(clip_path(media_root, cut.video, links_into), timeout_s, command, part))
+    part = {"start": cut.start, "end": cut.end, "fps": cut.fps}
+    return Clip(**ask_child(source_of(media_root, cut, links_into), timeout_s, command, part))
 
 
 def normalise_still(

@@ -108,8 +108,9 @@ def _sample(source: Source, item: Item, split: str, folder: str, names: Mapping[
     fields: dict[str, Any] = source.record.model_validate(item.content).fields(item)
     if fields.get("video"):
         fields["video"] = str(PurePosixPath(folder, fields["video"]))  # an absolute one stays so, and is refused
-    if images := fields.get("images"):
-        fields["images"] = [str(PurePosixPath(folder, image)) for image in images]
+    for several in ("images", "frames"):
+        if paths := fields.get(several):
+            fields[several] = [str(PurePosixPath(folder, path)) for path in paths]
     own = {"id": f"{names.get(item.file, item.file.stem)}-{item.place}", "source": source.name, "split": split}
     return Sample.model_validate(own | fields)
 

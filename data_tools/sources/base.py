@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from data_tools.sample import IMAGE, PLACEHOLDERS, VIDEO, FieldError, letters_of, without_letters
+from data_tools.sample import IMAGE, PICTURES, PLACEHOLDERS, VIDEO, FieldError, letters_of, without_letters
 from rewards.errors import UserError
 from rewards.reading import chosen_option
 
@@ -142,6 +142,11 @@ def plain_question(text: str) -> str:
         if holder in text:
             raise FieldError("question", f"holds {holder}; only questions about one video, or about images, are taken")
     return text
+
+
+def are_frames(paths: Sequence[Any]) -> bool:
+    """Whether a list under a key of videos is one video, given as the picture files of its frames."""
+    return len(paths) > 1 and all(isinstance(path, str) and path.lower().endswith(PICTURES) for path in paths)
 
 
 def about_images(question: str, options: Sequence[str], images: Sequence[str]) -> dict[str, Any]:

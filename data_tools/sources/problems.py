@@ -13,6 +13,7 @@ from data_tools.sources.base import (
     Record,
     Source,
     about_images,
+    are_frames,
     by_option,
     inner_answer,
     plain_question,
@@ -36,7 +37,7 @@ _TASKS = {
 
 class Problem(Record):
     """The keys of all three; the answer is in `solution` or `answer`, the video in `path` or `videos`, the images in
-    `path` (one) or `images`.
+    `path` (one) or `images`. A list of picture files in place of a video's path are its frames, `fps` of them a second.
 
     A problem without a type is a choice where it has options or is answered Yes or No: CamReasoner's loader needs none.
     """
@@ -50,9 +51,10 @@ class Problem(Record):
     solution: str | None = None
     answer: str | None = None
     process: str | None = None
-    path: str | None = None
-    videos: list[str] | None = None
+    path: str | list[str] | None = None
+    videos: list[str | list[str]] | None = None
     images: list[str] | None = None
+    fps: float | None = None
     data_source: str | None = None
 
     def fields(self, item: Item) -> dict[str, Any]:
@@ -76,19 +78,24 @@ class Problem(Record):
 
     def _shown(self) -> dict[str, Any]:
         """Video or images, question and options."""
-        path, options = [self.path] if self.path else [], self.options or []
+        options = self.options or []
         if self.data_type == "image":
             if self.videos:
                 raise FieldError("videos", "is not empty, though data_type is image")
-            if not (images := self.images or path):
+            path = self.path if isinstance(self.path, list) else [self.path or ""]
+            if not (images := self.images or [name for name in path if name]):
                 raise FieldError("images", "is missing, and so is path")
             return about_images(self.problem, options, images)
         if self.data_type != "video":
             raise FieldError("data_type", f"is {self.data_type}; only video and image are taken")
-        videos = self.videos or path or [""]
+        videos = self.videos or [self.path or ""]
+        if are_frames(videos):
+            videos = [[str(path) for path in videos]]
         if len(videos) > 1:
             raise FieldError("videos", f"holds {len(videos)}; only questions about one video are taken")
-        return {"video": videos[0], "question": plain_question(self.problem), "options": options}
+        (video,) = videos
+        shown = {"video": video} if isinstance(video, str) else {"frames": video, "fps": self.fps}
+        return shown | {"question": plain_question(self.problem), "options": options}
 
 
 class Pairing(Problem):

@@ -7,7 +7,7 @@ are shown, and what the right answer is. One record takes the keys of all five.
 import re
 from collections.abc import Mapping
 from string import ascii_uppercase
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import AliasChoices, Field
 
@@ -17,6 +17,7 @@ from data_tools.sources.base import (
     Record,
     Source,
     about_images,
+    are_frames,
     by_option,
     inner_answer,
     plain_question,
@@ -36,7 +37,8 @@ class Labelled(Record):
 
     Asked in `messages`, `conversations` or `prompt` (turns, or text), `problem`, `query` or `question`, with options in
     the text or in `options`; answered in `solution`, `answer`, `reward_model.ground_truth`, or by the assistant: in a
-    further turn, `completion` or `response`. Media are `videos`, `video`, `images`, `image`, or parts of the turns.
+    further turn, `completion` or `response`. Media are `videos`, `video`, `images`, `image`, or parts of the turns. A
+    list of picture files in place of a video's path are its frames; `sample_fps` or `fps` is their rate.
     """
 
     asked: Any = Field(
@@ -48,6 +50,7 @@ class Labelled(Record):
     options: list[str] | None = None
     videos: Any = Field(None, validation_alias=AliasChoices("videos", "video"))
     images: Any = Field(None, validation_alias=AliasChoices("images", "image"))
+    fps: float | None = Field(None, validation_alias=AliasChoices("sample_fps", "fps"))
 
     def fields(self, item: Item) -> dict[str, Any]:
         texts, inside = _turns(self.asked, "user")
@@ -67,7 +70,7 @@ class Labelled(Record):
         shown = _shown(
             question,
             options,
-            _paths(self.videos, "videos") + inside["video"],
+            _videos(self.videos, self.fps) + inside["video"],
             _paths(self.images, "images") + inside["image"],
         )
         return {
@@ -87,13 +90,13 @@ class Own(Labelled):
         return ({} if self.id is None else {"id": str(self.id)}) | super().fields(item)
 
 
-def _turns(said: Any, role: str) -> tuple[list[tuple[str, str]], dict[str, list[str]]]:
+def _turns(said: Any, role: str) -> tuple[list[tuple[str, str]], dict[str, list[Any]]]:
     """Role and text of each turn but the system's, and the media that stand in the turns.
 
     Args:
         role: of a text that is no list of turns.
     """
-    media: dict[str, list[str]] = {"video": [], "image": []}
+    media: dict[str, list[Any]] = {"video": [], "image": []}
     if said is None:
         return [], media
     if isinstance(said, str):
@@ -112,7 +115,7 @@ def _turns(said: Any, role: str) -> tuple[list[tuple[str, str]], dict[str, list[
     return turns, media
 
 
-def _text(content: Any, media: dict[str, list[str]]) -> str:
+def _text(content: Any, media: dict[str, list[Any]]) -> str:
     """Of a turn: text, or parts of text and media; a placeholder stands where one shows a medium."""
     if isinstance(content, str):
         return content
@@ -122,11 +125,40 @@ def _text(content: Any, media: dict[str, list[str]]) -> str:
         if kind == "text" and isinstance(part.get("text"), str):
             parts.append(part["text"])
         elif isinstance(kind, str) and kind in media:
-            media[kind] += _paths([part[kind]] if part.get(kind) is not None else [], f"{kind}s")
+            shown = [part] if part.get(kind) is not None else []
+            media[kind] += _videos(shown) if kind == "video" else _paths(shown, "images")
             parts.append(VIDEO if kind == "video" else IMAGE)
         else:
             raise FieldError("messages", f"holds {str(part)[:80]!r}; only text, video and image are taken")
     return "".join(parts)
+
+
+class Frames(NamedTuple):
+    """A video given as the files of its frames; the rate, None where the record does not say it."""
+
+    paths: list[str]
+    fps: float | None
+
+
+def _videos(media: Any, fps: float | None = None) -> list[str | Frames]:
+    """Videos of a record's key or of a part of a turn.
+
+    Args:
+        fps: of the frames of those that do not say it themselves.
+    """
+    if isinstance(media, list) and are_frames(media):
+        media = [media]
+    videos: list[str | Frames] = []
+    for medium in [] if media is None else media if isinstance(media, list) else [media]:
+        path, rate = medium, fps
+        if isinstance(medium, Mapping):
+            path = next((medium[key] for key in ("video", "path") if medium.get(key)), None)
+            rate = next((medium[key] for key in ("sample_fps", "fps") if medium.get(key)), fps)
+        if isinstance(path, list):
+            videos.append(Frames(_paths(path, "videos"), rate))
+        else:
+            videos += _paths(medium, "videos")
+    return videos
 
 
 def _paths(media: Any, field: str) -> list[str]:
@@ -137,14 +169,14 @@ def _paths(media: Any, field: str) -> list[str]:
         if isinstance(medium, Mapping):
             path = next((medium[key] for key in ("video", "image", "path") if medium.get(key)), None)
         if isinstance(path, list):
-            raise FieldError(field, "is a list of frames: make a clip of their folder, `python -m data_tools.frames`")
+            raise FieldError(field, "holds a list of files: the frames of a video stand under `videos`")
         if not isinstance(path, str):
             raise FieldError(field, "holds something else than paths of files: write the files, and their paths")
         paths.append(path.removeprefix("file://"))
     return paths
 
 
-def _shown(question: str, options: list[str], videos: list[str], images: list[str]) -> dict[str, Any]:
+def _shown(question: str, options: list[str], videos: list[str | Frames], images: list[str]) -> dict[str, Any]:
     if images and not videos:
         return about_images(question, options, images)
     if len(videos) != 1 or images:
@@ -152,7 +184,9 @@ def _shown(question: str, options: list[str], videos: list[str], images: list[st
             "videos",
             f"holds {len(videos)} beside {len(images)} image(s); only questions about one video, or images, are taken",
         )
-    return {"video": videos[0], "question": plain_question(question), "options": options}
+    (video,) = videos
+    shown = {"video": video} if isinstance(video, str) else {"frames": video.paths, "fps": video.fps}
+    return shown | {"question": plain_question(question), "options": options}
 
 
 def split_options(text: str) -> tuple[str, list[str], str]:

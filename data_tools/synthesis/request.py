@@ -70,8 +70,8 @@ def _clip_of(cut: Cut, image: bool, root: Path, settings: Settings) -> Path:
         return settings.clips / normalise_still(cut.video, root, settings.clips, settings.stills).image
     if settings.budget is not None:
         return settings.clips / normalise_one(cut, root, settings.clips, settings.budget).video
-    if cut != Cut(cut.video):
-        raise SampleFailure(f"start, end: {cut} is not cut out: give synthesis.normalise=true")
+    if cut.is_part or cut.frames:
+        raise SampleFailure(f"{cut} is no clip yet: give synthesis.normalise=true")
     clip = clip_path(root, cut.video).resolve()
     if not clip.is_file() or not clip.stat().st_size:
         raise ClipError("missing", f"{clip} is missing or empty")

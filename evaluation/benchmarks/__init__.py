@@ -8,12 +8,12 @@ from importlib import import_module
 from pathlib import Path, PurePosixPath
 from pkgutil import iter_modules
 
-from data_tools.sample import Sample
+from data_tools.sample import PICTURES, Sample
 from evaluation.benchmarks.benchmark import Benchmark, Result, evaluate, read_labels
 from evaluation.benchmarks.labels import LabelError
 from evaluation.grading import PLAIN
 
-NO_VIDEO = ("", ".jpg", ".jpeg", ".png", ".webp", ".bmp")  # endings of what is no video file
+NO_VIDEO = ("", *PICTURES)  # endings of what is no video file
 BENCHMARKS: dict[str, Benchmark] = {
     value.name: value
     for found in iter_modules(__path__)
@@ -51,17 +51,18 @@ def chosen_reader(benchmark: Benchmark, schema: str, named: str | None = None) -
 
 
 def require_videos(samples: Sequence[Sample]) -> None:
-    """Refuse questions about a video that no clip can be made for.
+    """Refuse questions about a video that no clip can be made for; one with a rate of pictures is a folder of them.
 
     Raises:
         LabelError: with their number.
     """
-    without = [s for s in samples if s.video is not None and PurePosixPath(s.video).suffix.lower() in NO_VIDEO]
+    named = [s for s in samples if s.video is not None and s.fps is None]
+    without = [s for s in named if PurePosixPath(s.video or "").suffix.lower() in NO_VIDEO]
     if without:
         raise LabelError(
             f"{len(without)} of {len(samples)} questions name no video file, {without[0].id!r} first "
-            f"({without[0].video!r}): a folder of frames, or an id. Only video files and images can be asked about: "
-            f"keep the parts of the benchmark that have them with only=..."
+            f"({without[0].video!r}): an id, or a folder of frames without fps. Only video files, frames and "
+            f"images can be asked about: keep the parts of the benchmark that have them with only=..."
         )
 
 
@@ -82,8 +83,8 @@ def set_samples(name: str, path: Path, only: Sequence[str] | None = None, folder
 
 def _under(folder: str, sample: Sample) -> Sample:
     """The sample with the folder before the paths of what it shows."""
-    paths = [str(PurePosixPath(folder, name)) for name in sample.media]
-    return sample.model_copy(update={"images": paths} if sample.images else {"video": paths[0]})
+    paths = [str(PurePosixPath(folder, name)) for name in sample.frames or sample.media]
+    return sample.model_copy(update={sample.shows: paths[0] if sample.shows == "video" else paths})
 
 
 __all__ = [

@@ -22,7 +22,7 @@ _FOLDERS = {
     "action_prediction": _STAR,
     "object_interaction": _STAR,
     "action_localization": "sta/sta_video",
-    "episodic_reasoning": "tvqa/frames_fps3_hq",  # a folder of frames each
+    "episodic_reasoning": "tvqa/frames_fps3_hq",  # a folder of frames each, `_FPS` of them a second
     "action_antonym": "ssv2_video",
     "fine_grained_pose": "nturgbd",
     "fine_grained_action": "Moments_in_Time_Raw/videos",
@@ -39,6 +39,7 @@ _FOLDERS = {
     "state_change": _PERCEPTION,
     "character_order": _PERCEPTION,
 }
+_FPS = 3.0
 _CUT = {
     "action_sequence": "star/Charades_segment",
     "action_prediction": "star/Charades_segment",
@@ -99,9 +100,10 @@ def _clip(task: str, name: str, start: float | None, end: float | None) -> dict[
         return {"video": str(_CUT[task] / path)}
     converted = _CONVERTED.get(task) if path.suffix == ".mp4" else None
     video = str(PurePosixPath(converted or _FOLDERS.get(task, "")) / path)
+    shown: dict[str, Any] = {"video": video} | ({} if path.suffix else {"fps": _FPS})
     if start is None:
-        return {"video": video}
-    return {"video": video, "start": max(0.0, start), "end": end if end is not None and end > max(0.0, start) else None}
+        return shown
+    return shown | {"start": max(0.0, start), "end": end if end is not None and end > max(0.0, start) else None}
 
 
 def read_officially(response: str, sample: Sample) -> str:

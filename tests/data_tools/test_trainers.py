@@ -101,7 +101,9 @@ def test_several_images_keep_their_places(tmp_path):
         ({"videos": 5}, "videos", "write the files, and their paths"),
         ({"videos": ["a.mp4", "b.mp4"]}, "videos", "holds 2 beside 0 image"),
         ({"videos": [{"bytes": "AAAA"}]}, "videos", "write the files, and their paths"),
-        ({"videos": [["1.jpg", "2.jpg"]]}, "videos", "is a list of frames: make a clip of their folder"),
+        ({"images": [["1.jpg", "2.jpg"]], "videos": None}, "images", "the frames of a video stand under `videos`"),
+        ({"videos": [["../1.jpg", "2.jpg"]]}, "frames", "stay under the media root"),
+        ({"videos": [["1.jpg", "2.jpg"], ["3.jpg", "4.jpg"]]}, "videos", "holds 2 beside 0 image"),
         ({"messages": [{"role": "user", "content": [{"type": {}}]}]}, "messages", "only text, video and image"),
         (
             {"messages": [{"role": "user", "content": [{"type": "audio", "audio": "a.wav"}]}]},
@@ -169,3 +171,39 @@ def test_a_file_of_another_form_is_named(tmp_path):
     (tmp_path / "b.parquet").write_bytes(b"no")
     with pytest.raises(SourceError, match="not a Parquet file"):
         read("verl", tmp_path / "b.parquet")
+
+
+FRAMES = ["v/1.jpg", "v/2.jpg", "v/3.jpg"]
+ASKED = {"role": "user", "content": [{"type": "text", "text": "Does it pan?"}]}
+
+
+@pytest.mark.parametrize(
+    ("record", "fps"),
+    [
+        ({"problem": "Does it pan?", "solution": "Yes", "video": FRAMES}, None),
+        ({"problem": "<video>Does it pan?", "solution": "Yes", "videos": FRAMES, "fps": 4}, 4.0),
+        ({"problem": "<video>Does it pan?", "solution": "Yes", "videos": [FRAMES]}, None),
+        (
+            {"problem": "Does it pan?", "solution": "Yes", "videos": [{"video": FRAMES, "sample_fps": 1.0}], "fps": 9},
+            1.0,
+        ),
+        (
+            {
+                "solution": "Yes",
+                "messages": [{**ASKED, "content": [{"type": "video", "video": FRAMES, "fps": 2.0}, *ASKED["content"]]}],
+            },
+            2.0,
+        ),
+    ],
+)
+def test_a_list_of_frames_is_a_video_with_the_rate_that_the_record_says(record, fps, tmp_path):
+    (sample,), bad = read("ms_swift", write(tmp_path / "a.jsonl", [record]))
+    assert not bad and (sample.frames, sample.fps, sample.video, sample.images) == (FRAMES, fps, None, [])
+    assert (sample.question, sample.shows) == ("Does it pan?", "frames")
+
+
+def test_problems_name_frames_in_place_of_a_path(tmp_path):
+    problem = {"problem": "Does it pan?", "solution": "<answer>Yes</answer>", "fps": 2.0}
+    rows = [problem | {"path": FRAMES}, problem | {"videos": [FRAMES]}, problem | {"videos": FRAMES}]
+    samples, bad = read("video_r1", write(tmp_path / "a.jsonl", rows))
+    assert not bad and [(one.frames, one.fps) for one in samples] == [(FRAMES, 2.0)] * 3

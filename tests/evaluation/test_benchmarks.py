@@ -575,11 +575,7 @@ def mvbench_tasks(folder: Path) -> Path:
 def test_mvbench_asks_about_the_part_of_the_video_that_its_labels_name(tmp_path):
     folder = mvbench_tasks(tmp_path)
     tasks = [path.stem for path in folder.iterdir()]
-    with pytest.raises(LabelError, match="1 of 13 questions name no video file, 'episodic_reasoning-0' first"):
-        set_samples("mvbench", folder, tasks, "mvbench")
-    assert len(read_labels(BENCHMARKS["mvbench"], folder, tasks)) == 13  # to score what others answered
-    tasks.remove("episodic_reasoning")
-    cuts = {sample.id: tuple(sample.cuts[0]) for sample in set_samples("mvbench", folder, tasks, "mvbench")}
+    cuts = {sample.id: tuple(sample.cuts[0])[:3] for sample in set_samples("mvbench", folder, tasks, "mvbench")}
     star, sta = "mvbench/star/Charades_v1_480/AB1CD.mp4", "mvbench/sta/sta_video/X.mp4"
     assert cuts == {
         "action_sequence-0": (star, 15.3, 33.6),
@@ -588,6 +584,8 @@ def test_mvbench_asks_about_the_part_of_the_video_that_its_labels_name(tmp_path)
         "action_localization-0": (sta, 0.0, 3.25),
         "action_localization-1": (sta, 5.0, None),
         "action_localization-2": ("mvbench/sta/sta_video_segment/X_1.0_2.0.mp4", None, None),
+        "episodic_reasoning-0": ("mvbench/tvqa/frames_fps3_hq/show_s01_clip_00", 1.5, 9.0),
+        "episodic_reasoning-1": ("mvbench/tvqa/video_fps3_hq_segment/show_s01_clip_00_1.5_9.0.mp4", None, None),
         "action_antonym-0": ("mvbench/ssv2_video/12.webm", None, None),
         "action_antonym-1": ("mvbench/ssv2_video_mp4/12.mp4", None, None),
         "fine_grained_pose-0": ("mvbench/nturgbd/S1.avi", None, None),
