@@ -247,7 +247,7 @@ def latex(table: Table) -> str:
 def html(table: Table) -> Markup:
     """A table element; every text escaped."""
     table.check()
-    head = Markup("").join(Markup("<th>{}</th>").format(name) for name in table.header)
+    head = Markup("").join(Markup("<th>{}</th>" if name else "<td>{}</td>").format(name) for name in table.header)
     body = []
     for row, cells in table.cells():
         first = Markup("<th>{}</th>").format(cells[0])

@@ -266,7 +266,7 @@ const where = group => (group.view === "rollouts" ? `${group.run === Number(stat
 const card = async group => {
   const made = element("article", "", "group"), asked = element("div", "", "asked"), sides = element("div", "", "sides"), sample = group.sample;
   made.dataset.id = group.id;
-  asked.append(pictures(group), element("p", sample.question, "question"));
+  asked.append(pictures(group), element("h2", sample.question, "question"));
   if (sample.options.length) {
     const options = element("div", "", "options");
     sample.options.forEach((text, i) => {
