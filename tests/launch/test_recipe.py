@@ -33,6 +33,25 @@ def test_every_experiment_composes(experiment):
     assert composed.rl.rollout_batch_size % composed.rl.global_batch_size == 0
 
 
+@pytest.mark.parametrize("experiment", ["demo", "demo_videop2r", "camreasoner", "videop2r", "videochat_r1"])
+def test_a_size_sets_all_batches_so_that_they_fit_each_other(experiment):
+    on_a_laptop = ["model=tiny", "vllm=tiny", "cluster=laptop_cpu", "sft.deepspeed=null"]
+    given = [f"experiment={experiment}", *LEFT_TO_THE_USER.get(experiment, []), *on_a_laptop]
+    whole, full, small, tiny = (recipe(*given, *size) for size in ([], ["size=full"], ["size=small"], ["size=tiny"]))
+    assert full == whole
+    assert (tiny.rl.steps, tiny.rl.rollout_batch_size, tiny.sft.num_train_epochs) == (2, 8, 1)
+    assert (small.rl.steps, small.rl.rollout_batch_size) == (None, 16)
+    assert small.rl.filter == whole.rl.filter and small.sft.num_train_epochs == whole.sft.num_train_epochs
+    for each in (tiny, small):
+        assert (each.reward, each.advantage, each.media, each.prompt) == (
+            whole.reward,
+            whole.advantage,
+            whole.media,
+            whole.prompt,
+        )
+    assert recipe(*given, "size=tiny", "rl.steps=4").rl.steps == 4
+
+
 def test_the_authors_regime_is_what_their_code_does():
     theirs = recipe("experiment=camreasoner_authors", *PUBLISHED)
     assert (theirs.media.fps, theirs.eval.max_tokens) == (1.0, 8192)
