@@ -27,7 +27,7 @@ help:  ## this list
 env:
 	@$(PYTHON) requirements/install.py $(ENGINES)
 
-tour:  ## the report of a finished demo in your browser, at once: nothing is installed or trained
+tour:  ## a finished demo's report and viewer in your browser, at once: nothing is installed or trained
 	@test -f $(TOUR) || { echo '$(TOUR) is missing: make demo, then .venv/bin/python -m launch.tour experiment=demo'; exit 1; }
 	@echo 'file://$(CURDIR)/$(TOUR)'
 	@$(PYTHON) -m webbrowser 'file://$(CURDIR)/$(TOUR)' >/dev/null 2>&1 || true

@@ -37,7 +37,11 @@ CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\
 
 
 def write_report(
-    run: RunFolder, judge: Mapping[str, Any] = RULES, into: Path | None = None, browsed: int = BROWSED
+    run: RunFolder,
+    judge: Mapping[str, Any] = RULES,
+    into: Path | None = None,
+    browsed: int = BROWSED,
+    viewer: str | None = None,
 ) -> list[str]:
     """Write `report/{index.html,summary.json,*.png,clips/,tables/}` from what the stages left in the run.
 
@@ -45,6 +49,7 @@ def write_report(
         judge: of observation and thought, as in recipes/judge.
         into: folder to write in place of the run's `report`.
         browsed: questions that can be browsed, at most.
+        viewer: link to the viewer of the run's rollouts and answers, for the page; None: no link.
 
     Returns:
         What the judge could not decide about, and why, by set.
@@ -66,6 +71,7 @@ def write_report(
     ]
     training, overview = _training(inputs), results_table(inputs.sets, inputs.recipe)
     page = _page(inputs, overview) | {"sets": sets, "colours": colours, "clips": clips, "figures": _svg(training)}
+    page |= {"viewer": viewer}
     text = _environment().get_template("report.html.j2").render(page).translate(CONTROLS)
 
     # Every input is read by now: an error leaves the last report whole.

@@ -21,12 +21,21 @@ LISTED = 1000  # groups that a filter lists in an order, at most
 CHUNK = 20  # groups in a file
 
 
-def write_folder(indexes: Sequence[Index], out: Path, progress: Callable[[int], object] = lambda done: None) -> Path:
+def write_folder(
+    indexes: Sequence[Index],
+    out: Path,
+    progress: Callable[[int], object] = lambda done: None,
+    report: str | None = None,
+) -> Path:
     """Write the folder in place of one that this has written before; the path of its page.
 
     A browser may not load data into a page that was opened as a file, except as scripts: `data/*.js` holds, for each
     step and filter, the first LISTED groups in each order, and the groups themselves, CHUNK a file. Clips beyond
     PREVIEW_BYTES are named as missing.
+
+    Args:
+        progress: is called with the number of groups written so far.
+        report: link to the run's report, for the page; None: no link.
 
     Raises:
         WatchError: `out` is a folder of something else.
@@ -45,7 +54,7 @@ def write_folder(indexes: Sequence[Index], out: Path, progress: Callable[[int], 
                 written.write(f"groups-{run}-{number}", groups)
                 done += len(chunk)
                 progress(done)
-        write_text(made / "index.html", page(live=False))
+        write_text(made / "index.html", page(live=False, report=report))
         shutil.rmtree(out, ignore_errors=True)
     return out / "index.html"
 

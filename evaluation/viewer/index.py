@@ -72,6 +72,11 @@ UPDATE groups SET
       OR other.control IN ('mirrored_twin', 'reversed_twin') AND one.right IS NOT other.right))
 WHERE view != :rollouts AND id IN (SELECT id FROM touched)
 """
+# Groups beyond the first so many of their step and view.
+_BEYOND = """
+DELETE FROM groups WHERE id IN (SELECT id FROM (
+  SELECT id, row_number() OVER (PARTITION BY view, step ORDER BY id) AS place FROM groups WHERE n > 0) WHERE place > ?)
+"""
 
 
 class WatchError(UserError):
@@ -126,6 +131,23 @@ class Index:
                 yield
             finally:
                 self._db.execute("DETACH DATABASE beside")
+
+    @contextmanager
+    def excerpt(self, steps: int, groups: int) -> Iterator[None]:
+        """Within it the index holds a part alone: so many steps of the training, evenly spaced, and the first so many
+        groups of each of them and of each set."""
+        with self._lock, self._usable():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                sql = "SELECT DISTINCT step FROM groups WHERE view = ? AND n > 0 ORDER BY step"
+                numbers = [row["step"] for row in self.rows(sql, [ROLLOUTS])]
+                kept = {numbers[place * (len(numbers) - 1) // max(steps - 1, 1)] for place in range(steps) if numbers}
+                for step in set(numbers) - kept:
+                    self._db.execute("DELETE FROM groups WHERE view = ? AND step = ?", [ROLLOUTS, step])
+                self._db.execute(_BEYOND, [groups])
+                yield
+            finally:
+                self._db.execute("ROLLBACK")
 
     # ---------------------------------------------------------------- refresh
 

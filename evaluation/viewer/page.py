@@ -19,9 +19,9 @@ def _environment() -> Environment:
     return Environment(loader=FileSystemLoader(folders), autoescape=True, undefined=StrictUndefined)
 
 
-def page(live: bool) -> str:
-    """The page; it asks a server for data, or reads the folder that it lies in."""
-    return _environment().get_template("viewer.html.j2").render(live=live)
+def page(live: bool, report: str | None = None) -> str:
+    """The page; it asks a server for data, or reads the folder that it lies in. `report`: link to the run's report."""
+    return _environment().get_template("viewer.html.j2").render(live=live, report=report)
 
 
 def _script(name: str) -> tuple[str, str]:

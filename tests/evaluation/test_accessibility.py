@@ -21,6 +21,7 @@ from data_tools.synthesis.settings import Settings
 from evaluation.report.page import write_report
 from evaluation.viewer.folder import write_folder
 from evaluation.viewer.index import Index
+from launch import tour
 from launch.compose import compose_config
 from launch.recipe import ROOT
 
@@ -97,6 +98,14 @@ def test_the_viewer_is_accessible(page: Page, run: Path, tmp_path: Path):
     index = Index(RunFolder(run))
     index.refresh()
     require_accessible(page, write_folder([index], tmp_path / "page"), "!!document.querySelector('.group')")
+
+
+@by_axe
+def test_a_tour_is_accessible(page: Page, run: Path, tmp_path: Path):
+    write_training(run, list(read_samples(run / "eval/test/samples.jsonl")))
+    tour.record(RunFolder(run), tmp_path / "tour")
+    require_accessible(page, tmp_path / "tour/index.html")
+    require_accessible(page, tmp_path / "tour" / tour.VIEWER, "!!document.querySelector('.group')")
 
 
 # ------------------------------------------------------------------ contrast, without a browser
