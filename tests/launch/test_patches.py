@@ -148,6 +148,42 @@ def test_a_micro_batch_of_padding_rows_alone_passes_the_model(monkeypatch):
     assert all(grad is not None and not grad.any() for grad in towers)
 
 
+def test_attention_gets_blocks_without_the_states_that_lay_in_them(monkeypatch):
+    """As Qwen3.5's does without a GPU: what lies behind a request's tokens in a block reaches their attention."""
+    cpu.name_vllm()
+    import torch
+    from vllm import _custom_ops as ops
+    from vllm.platforms import current_platform
+    from vllm.v1.worker import cpu_model_runner
+
+    runner = cpu_model_runner.CPUModelRunner
+    monkeypatch.setattr(runner, "_zero_block_ids", runner._zero_block_ids)
+    vllm.clean_blocks_for_attention(cpu_model_runner)
+    current_platform.import_kernels()
+    # A float32 as bfloat16: each second number is made of a mantissa's last bits, one in 256 of them is not finite.
+    states = torch.randn(3, 2 * 2 * 32 * 32, generator=torch.Generator().manual_seed(0))
+    cache = states.view(torch.bfloat16).view(6, 2, 32, 64)  # three blocks, each two of attention's, for two heads
+    keys, values = cache.view(6, 2, 64, 32).chunk(2, dim=2)
+    ends = torch.tensor([0, 1], dtype=torch.int32), torch.tensor([5], dtype=torch.int32)
+    plan = ops.cpu_attn_get_scheduler_metadata(1, 4, 2, 32, ends[1], torch.bfloat16, ends[0], True, -1, "vec", True)
+
+    def attended() -> torch.Tensor:
+        """What the last of five tokens sees, all of them in block 1."""
+        out, ones = torch.zeros(1, 4, 32, dtype=torch.bfloat16), torch.ones(5, 2, 32, dtype=torch.bfloat16)
+        ops.cpu_attn_reshape_and_cache(ones, ones, keys, values, torch.arange(64, 69), "vec")
+        blocks = torch.tensor([[2, 3]], dtype=torch.int32)
+        given = ones.repeat(1, 2, 1)[:1], keys, values, out, *ends, 1.0, True, None, -1, blocks, 0.0, plan, None
+        ops.cpu_attention_with_kv_cache(*given)
+        return out
+
+    assert attended().isnan().any()
+    others = cache[[0, 1, 4, 5]].view(torch.int16)
+    layers = [[torch.zeros(3, 1)], cache]
+    runner._zero_block_ids(SimpleNamespace(kv_caches=layers, kv_cache_config=SimpleNamespace(num_blocks=3)), [1])
+    assert torch.equal(attended(), torch.ones(1, 4, 32, dtype=torch.bfloat16))
+    assert torch.equal(cache[[0, 1, 4, 5]].view(torch.int16), others)
+
+
 def test_log_probs_of_all_tokens_are_those_that_verl_computes_separately():
     """Values and gradients, to the last bit; in bfloat16, where verl has another way, the values are its own."""
     import torch

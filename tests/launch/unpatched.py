@@ -84,6 +84,17 @@ def seconds_per_grid_for_vllm() -> bool:
     return not isinstance(kept, tuple)
 
 
+def clean_blocks_for_attention() -> bool:
+    """Whether the runner for machines without a GPU still leaves new blocks as they are, without looking at itself."""
+    from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+    try:
+        CPUModelRunner._zero_block_ids(None, [0])
+    except AttributeError:
+        return False
+    return True
+
+
 def equal_length_position_ids() -> bool:
     import torch
     import verl.utils.tensordict_utils as utils
@@ -225,6 +236,7 @@ CHECKS = [
     mrope_positions,
     seconds_per_grid_for_verl,
     seconds_per_grid_for_vllm,
+    clean_blocks_for_attention,
     equal_length_position_ids,
     freeze_vision_tower,
     append_metrics,

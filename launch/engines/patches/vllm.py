@@ -9,6 +9,7 @@ from launch.engines.patches.hooks import after_import
 def apply() -> None:
     """Run every patch after the import of its module."""
     after_import("vllm.model_executor.models.qwen2_5_vl")(seconds_per_grid_for_vllm)
+    after_import("vllm.v1.worker.cpu_model_runner")(clean_blocks_for_attention)
 
 
 def seconds_per_grid_for_vllm(module: Any) -> None:
@@ -48,6 +49,23 @@ def seconds_per_grid_for_vllm(module: Any) -> None:
 
     info_class.get_data_parser = get_data_parser_with_metadata
     processor_class._call_hf_processor = _call_hf_processor
+
+
+def clean_blocks_for_attention(module: Any) -> None:
+    """vLLM 0.24.0, v1/worker/cpu_model_runner.py:155: without a GPU, blocks are not zeroed before attention gets them.
+
+    A block of the cache that held the float32 state of a gated delta layer (Qwen3.5) is full of what reads as NaN in
+    bfloat16. Attention over the first tokens in it gives the others a weight of 0, and 0 times NaN is NaN: so the
+    log-probabilities of every request were that got a block which an earlier one had freed.
+    """
+
+    def _zero_block_ids(self: Any, block_ids: list[int]) -> None:
+        for cache in self.kv_caches:
+            if not isinstance(cache, list):  # the states of other layers, several tensors each
+                blocks = self.kv_cache_config.num_blocks
+                cache.unflatten(0, (blocks, len(cache) // blocks))[block_ids] = 0
+
+    module.CPUModelRunner._zero_block_ids = _zero_block_ids
 
 
 def end_engine_core_with_server(module) -> None:
