@@ -165,21 +165,8 @@ def about_images(question: str, options: Sequence[str], images: Sequence[str]) -
         {'question': 'Which shot size?', 'options': [], 'images': ['a.png']}
     """
     texts, order = [question, *options], list[int]()
-
-    def first(match: re.Match[str]) -> str:
-        number = int(match[1])
-        if not 1 <= number <= len(images):
-            raise FieldError("question", f"holds {match[0]}, of {len(images)} image(s)")
-        if number - 1 in order:  # named again: it is shown once
-            return f"image {number}"
-        order.append(number - 1)
-        return IMAGE
-
     if not any(IMAGE in text for text in texts):
-        texts = [_NUMBERED.sub(first, text) for text in texts]
-        if order:  # those without a placeholder of their own stand in front
-            rest = [place for place in range(len(images)) if place not in order]
-            texts[0], order = IMAGE * len(rest) + texts[0], rest + order
+        texts, order = _in_order(texts, len(images))
     whole = "\n".join(texts)
     if other := next((holder for holder in PLACEHOLDERS if holder != IMAGE and holder in whole), None):
         raise FieldError("question", f"holds {other}, but shows images")
@@ -189,7 +176,44 @@ def about_images(question: str, options: Sequence[str], images: Sequence[str]) -
     in_front = re.match(rf"(?:{IMAGE}\s*)*", texts[0])
     if in_front and in_front[0].count(IMAGE) == len(images):  # where the prompt puts them anyway
         texts[0] = texts[0][in_front.end() :]
+    elif len(set(texts[1:])) < len(options):
+        texts[1:] = _numbered(texts[1:], texts[0].count(IMAGE))
     return {"question": texts[0].strip(), "options": texts[1:], "images": shown}
+
+
+def _in_order(texts: Sequence[str], images: int) -> tuple[list[str], list[int]]:
+    """Texts with plain placeholders in place of numbered ones, and the images in the order in which they are shown.
+
+    Those without a placeholder stand in front. One that is named again is shown once, and then told by its place.
+    """
+    numbers = [int(number) for text in texts for number in _NUMBERED.findall(text)]
+    if wrong := next((number for number in numbers if not 1 <= number <= images), None):
+        raise FieldError("question", f"holds <image {wrong}>, of {images} image(s)")
+    order = [place for place in range(images) if place + 1 not in numbers] if numbers else []
+    before = IMAGE * len(order)
+
+    def shown(match: re.Match[str]) -> str:
+        place = int(match[1]) - 1
+        if place in order:
+            return f"image {order.index(place) + 1}"
+        order.append(place)
+        return IMAGE
+
+    first, *others = [_NUMBERED.sub(shown, text) for text in texts]
+    return [before + first, *others], order
+
+
+def _numbered(options: Sequence[str], before: int) -> list[str]:
+    """Options that are an image alone with its place: of equal options either is right, and these are not equal.
+
+    Args:
+        before: images that are shown before.
+    """
+    numbered = []
+    for option in options:
+        before += option.count(IMAGE)
+        numbered.append(f"image {before}: {IMAGE}" if option.strip() == IMAGE else option)
+    return numbered
 
 
 _NUMBERED = re.compile(r"<image (\d+)>")

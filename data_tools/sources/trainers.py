@@ -5,11 +5,13 @@ are shown, and what the right answer is. One record takes the keys of all five.
 """
 
 import re
+from ast import literal_eval
 from collections.abc import Mapping
+from contextlib import suppress
 from string import ascii_uppercase
 from typing import Any, NamedTuple
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, model_validator
 
 from data_tools.sample import IMAGE, VIDEO, FieldError, letters_of
 from data_tools.sources.base import (
@@ -51,6 +53,19 @@ class Labelled(Record):
     videos: Any = Field(None, validation_alias=AliasChoices("videos", "video"))
     images: Any = Field(None, validation_alias=AliasChoices("images", "image"))
     fps: float | None = Field(None, validation_alias=AliasChoices("sample_fps", "fps"))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_mmmu_is_published(cls, given: Any) -> Any:
+        """MMMU has a column for each image, `image_1` to `image_7`, and options as a list in a string."""
+        if not isinstance(given, dict) or not given.keys() & {"image_1", "options"}:
+            return given
+        columns = [given[key] for number in range(1, 8) if given.get(key := f"image_{number}")]
+        options = given.get("options")
+        if isinstance(options, str) and options.startswith("["):
+            with suppress(ValueError, SyntaxError):
+                options = literal_eval(options)
+        return {"images": columns, **given, "options": options} if columns else {**given, "options": options}
 
     def fields(self, item: Item) -> dict[str, Any]:
         texts, inside = _turns(self.asked, "user")

@@ -19,9 +19,11 @@ from data_tools.prompt import Form, user_text
 from data_tools.run_folder import RunFolder
 from data_tools.sample import FieldError, Sample, parse_sample, write_samples
 from data_tools.sources import named, read_source
+from data_tools.sources.base import about_images
 from data_tools.synthesis.request import request_for
 from data_tools.synthesis.settings import Settings
 from data_tools.tokens import check_question
+from rewards.tasks import accuracy
 
 BUDGET = Budget(fps=2, max_frames=4, min_frames=4, max_pixels=7056, min_pixels=784)
 WIDER = "Is <image> wider than <image>?"
@@ -184,6 +186,45 @@ def test_published_records_about_images_are_samples(tmp_path):
     (chain,) = read_source(named("onethinker_sft"), tmp_path / "chains.json", "sft", bad.append)
     assert (chain.images, chain.question) == (["1.png", "2.png"], "Is <image>\nwider than <image>?")
     assert bad[-1].field == "videos"
+
+
+MMMU = {
+    "id": "validation_Art_1",
+    "question": "<image 1> Which painting is by the same hand as <image 1>?",
+    "options": "['<image 2>', '<image 3>', 'none: see <image 4>']",
+    "answer": "B",
+    "image_1": "1.png",
+    "image_2": {"path": "2.png", "bytes": None},
+    "image_3": "3.png",
+    "image_4": "4.png",
+    "image_5": None,
+}
+
+
+def test_a_record_of_mmmu_shows_each_image_where_its_number_stands(tmp_path):
+    """Placeholders with numbers in question and options, one named twice, and options that are images alone."""
+    open_one = {"question": "How many, <image 1>?", "options": "[]", "answer": "24", "image_1": "1.png"}
+    rows = [MMMU, MMMU | open_one | {"image_2": None, "image_3": None, "image_4": None}]
+    rows += [MMMU | {"id": "x", "question": "As in <image 5>?"}]
+    (tmp_path / "val.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    bad: list = []
+    first, second = read_source(named("easyr1"), tmp_path / "val.jsonl", "test", bad.append, "mmmu")
+    assert first.images == [f"mmmu/{number}.png" for number in (1, 2, 3, 4)]
+    assert user_text(first) == (
+        "<image> Which painting is by the same hand as image 1?\n"
+        "A. image 2: <image>\nB. image 3: <image>\nC. none: see <image>"
+    )
+    check_question(first, Form())
+    rewards = [accuracy(answer, first.model_dump()) for answer in ("B", "A", "C", "image 3: <image>")]
+    assert rewards == [1, 0, 0, 1]  # options that look alike in text are not one
+    assert (second.task, second.images, user_text(second)) == ("numerical", ["mmmu/1.png"], "How many, <image>?")
+    assert [(one.field, one.reason) for one in bad] == [("question", "holds <image 5>, of 4 image(s)")]
+
+
+def test_images_out_of_order_are_told_by_the_place_at_which_they_are_shown():
+    told = about_images("Is <image 3> larger than <image 2>? And image 3, <image 3>?", [], ["a", "b", "c"])
+    assert told["images"] == ["a", "c", "b"]
+    assert told["question"] == "<image>Is <image> larger than <image>? And image 3, image 2?"
 
 
 def test_controls_of_images_keep_what_their_label_follows_from():
