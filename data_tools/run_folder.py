@@ -43,6 +43,7 @@ class RunFolder:
         self.data = root / "data"  # also the media root: the clips of data/*.jsonl are relative to it
         self.quarantine = self.data / "quarantine.jsonl"
         self.clips = self.data / "clips"
+        self.contact_page = self.data / "contact_sheet.html"  # samples of the user's own data, as a model sees them
         self.contact_sheet = self.data / "contact_sheet.png"  # one clip per motion of the rendered data
         self.llamafactory_data = self.data / "llamafactory"
 

@@ -83,6 +83,10 @@ def check(run: Run) -> None:
 @command("data", check, before=take_drops)
 def main(run: Run) -> None:
     counts = prepare(run)
+    if run.recipe.data.rendered is None:
+        from data_tools.contact_sheet import write_contact_sheet
+
+        console.print(f"  contact sheet: {write_contact_sheet(run.paths, counts, run.recipe.form)}", markup=False)
     if "rl" in counts and "rl" in run.recipe.models.values():
         require_batch(run.recipe, counts["rl"])
 

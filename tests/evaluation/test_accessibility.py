@@ -14,6 +14,8 @@ from made_rollouts import write_training, write_twins
 from omegaconf import OmegaConf
 
 from data_tools.check import check_files
+from data_tools.contact_sheet import write_contact_sheet
+from data_tools.prompt import Form
 from data_tools.run_folder import RunFolder
 from data_tools.sample import read_samples, write_samples
 from data_tools.synthesis.outcome import funnel, review_sheet
@@ -75,6 +77,11 @@ def test_a_check_is_accessible(page: Page, run: Path, tmp_path: Path):
 
 
 @by_axe
+def test_a_contact_sheet_is_accessible(page: Page, run: Path):
+    require_accessible(page, write_contact_sheet(RunFolder(run), ["test"], Form()))
+
+
+@by_axe
 def test_a_review_of_chains_is_accessible(page: Page, run: Path, tmp_path: Path):
     config = compose_config(["synthesis=demo", f"synthesis.media_root={run}/data", f"synthesis.out={tmp_path}"])
     settings = Settings.model_validate(OmegaConf.to_container(config.synthesis, resolve=True))
@@ -114,7 +121,12 @@ TEXT = {"ink", "soft", "good", "bad", "observation", "think", "answer", "up", "d
 MARKS = {"base", "sft", "rl", "bar"}  # dots, lines and bars: 3:1, 1.4.11
 BEHIND = {"page", "card"}
 SHARED = "evaluation/report/style.css.j2"
-PAGES = [[SHARED], [SHARED, "evaluation/viewer/viewer.css.j2"], ["data_tools/check.html.j2"]]
+PAGES = [
+    [SHARED],
+    [SHARED, "evaluation/viewer/viewer.css.j2"],
+    ["data_tools/check.html.j2"],
+    ["data_tools/contact_sheet.html.j2"],
+]
 
 
 def luminance(colour: str) -> float:
