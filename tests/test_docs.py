@@ -130,7 +130,7 @@ def written_by_the_reader(folder: str) -> list[tuple[str, str]]:
 
 def test_commands_are_found():
     assert len(COMMANDS) > 60
-    assert len(written_by_the_reader("recipes")) == 2 and len(written_by_the_reader("rewards")) == 1
+    assert len(written_by_the_reader("recipes")) == 3 and len(written_by_the_reader("rewards")) == 1
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c[1] == "make"], ids=" ".join)
