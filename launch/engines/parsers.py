@@ -3,6 +3,7 @@
 python -m launch.engines.parsers ENGINE     reads jobs and writes verdicts, one JSON per line; `check` starts it
 """
 
+import atexit
 import gc
 import importlib
 import json
@@ -33,13 +34,22 @@ _ENV = {
 
 @lru_cache(maxsize=1)
 def start() -> dict[str, "subprocess.Popen[str]"]:
-    """Start both processes, which begin to import, and live as long as this one."""
+    """Start both processes, which begin to import, and end with this one."""
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-m", "launch.engines.parsers"]
-    # In a session of their own: Ctrl-C ends the plan, and they end with their standard input.
+    # In a session of their own: Ctrl-C ends the plan, which ends them; if it is killed, they end with their input.
     options: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     options |= {"env": os.environ | _ENV | {"PYTHONPATH": path}, "start_new_session": True}
-    return {engine: subprocess.Popen([*command, engine], **options) for engine in PARSERS}
+    processes = {engine: subprocess.Popen([*command, engine], **options) for engine in PARSERS}
+    atexit.register(_end, processes)
+    return processes
+
+
+def _end(processes: dict[str, "subprocess.Popen[str]"]) -> None:
+    """End them at once: they hold our standard error, and whoever reads it (`2>&1 | less`) waits for their imports."""
+    for process in processes.values():
+        process.kill()
+        process.wait()
 
 
 def check(recipe: Recipe, configs: dict[str, dict[str, Any]]) -> None:

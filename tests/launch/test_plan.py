@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from launch.errors import LaunchError
 from launch.overrides import quoted
 from launch.planning import show
 from launch.planning.prompts import check_prompts, prompts
-from launch.recipe import RecipeError
+from launch.recipe import ROOT, RecipeError
 from rewards.errors import UserError
 
 RL = "data.files.rl=[{source: charades_sta, path: /a}, {source: nextgqa, path: /b}]"
@@ -199,6 +201,14 @@ def test_a_parser_that_ends_is_named(monkeypatch):
     with pytest.raises(LaunchError, match=r"llamafactory's parser ended \(exit code 1\)"):
         plan.check(compose_recipe(["experiment=demo"])[0])
     parsers.start.cache_clear()
+
+
+def test_a_plan_that_ends_leaves_nobody_behind_who_holds_its_output():
+    """A refused plan of seconds kept `2>&1 | less` waiting until both engines were imported: a minute and more."""
+    begin = "from launch.engines import parsers; print(*[each.pid for each in parsers.start().values()])"
+    done = subprocess.run([sys.executable, "-c", begin], cwd=ROOT, capture_output=True, text=True, check=True)
+    pids = done.stdout.split()
+    assert len(pids) == 2 and not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
 @pytest.mark.e2e
