@@ -112,9 +112,6 @@ def replay(
 async def _rescore(done: Replayed, paths: Sequence[Path], scorer: Scorer, overlong: Mapping[str, Any] | None) -> None:
     from rich.progress import track
 
-    if missing := next((path for path in paths if not path.is_file()), None):
-        raise ReplayError(f"{missing}: no such rollouts; a run has them after stage rl (make demo: runs/demo/main)")
-
     async def score(record: Rollout) -> dict[str, float]:
         tokens = {segment: record.components.get(f"{segment}_tokens") for segment in ("perception", "reasoning")}
         lengths = {segment: int(count) for segment, count in tokens.items() if count is not None}
@@ -311,10 +308,12 @@ def chosen(arguments: ReplayArguments) -> dict[str, Any]:
     """Reward, advantage and judge, each `{"name": ..., **settings}`, overlong and relation: as given, over the run's.
 
     Raises:
-        ReplayError: no files, no name or an unknown judge.
+        ReplayError: no files, missing ones, no name or an unknown judge.
     """
     if not arguments.files:
         raise ReplayError("name one or more rollout files, e.g. runs/demo/main/rl/rollouts/*.jsonl")
+    if missing := next((path for path in arguments.files if not path.is_file()), None):
+        raise ReplayError(f"{missing}: no such rollouts; a run has them after stage rl (make demo: runs/demo/main)")
     recipe = _recipe(arguments.files)
     parts = {}
     for part in ("reward", "advantage", "judge"):

@@ -171,15 +171,18 @@ def test_the_command(rollouts, tmp_path, capsys):
     ("arguments", "reason"),
     [
         (["reward=camreasoner", "advantage=grpo"], "rollout files"),
-        (["x.jsonl", "advantage=grpo"], "give reward=NAME"),
-        (["x.jsonl", "reward=camreasoner", "advantage=grpo", "reward.colour=1"], "colour"),
-        (["x.jsonl", "reward=camreasoner", "advantage=grpo"], "x.jsonl: no such rollouts; .*make demo"),
-        (["x.jsonl", "reward=camreasoner", "advantage=grpo", "judge=x"], "recorded"),
+        (["there.jsonl", "advantage=grpo"], "give reward=NAME"),
+        (["there.jsonl", "reward=camreasoner", "advantage=grpo", "reward.colour=1"], "colour"),
+        (["runs/x/*.jsonl", "reward=camreasoner", "advantage=grpo"], r"runs/x/\*.jsonl: no such rollouts; .*make demo"),
+        (["x.jsonl", "reward=camreasoner"], "x.jsonl: no such rollouts"),
+        (["there.jsonl", "reward=camreasoner", "advantage=grpo", "judge=x"], "recorded"),
         (["x.jsonl", "reward=camreasoner", "advantage=grpo", "lambdas=[2]"], "lambdas.0: .*less than or equal to 1"),
     ],
 )
-def test_a_wrong_command_is_refused_with_a_message(arguments, reason):
-    with pytest.raises((UserError, FileNotFoundError), match=reason):
+def test_a_wrong_command_is_refused_with_a_message(arguments, reason, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.jsonl").touch()
+    with pytest.raises(UserError, match=reason):
         main(parse_arguments(ReplayArguments, arguments))
 
 
