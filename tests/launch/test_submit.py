@@ -148,6 +148,30 @@ def test_nodes_that_are_still_starting_are_waited_for(growing, capfd):
     assert len(waited) == 3 and capfd.readouterr().err.count("1 of 2 have joined") == 1
 
 
+def test_the_node_of_this_machine_is_waited_for_and_what_ray_says_is_told(monkeypatch):
+    import ray
+
+    seconds, refused = [], ConnectionError("Failed to connect")
+    refused.__cause__ = RuntimeError("No node info found")
+    outcomes = [refused, refused, None]
+
+    def init(**_):
+        if outcome := outcomes.pop(0) if outcomes else refused:
+            raise outcome
+
+    monkeypatch.setattr(nodes.time, "monotonic", lambda: 60.0 * len(seconds))
+    monkeypatch.setattr(nodes.time, "sleep", seconds.append)
+    monkeypatch.setattr(ray, "init", init)
+    nodes._connect("10.0.0.1:6379", {})
+    assert len(seconds) == 2
+    with pytest.raises(nodes.ClusterError, match=r"10\.0\.0\.1:6379: Failed to connect \(No node info found\)"):
+        nodes._connect("10.0.0.1:6379", {})
+    assert len(seconds) == 5  # 180 s later
+    with pytest.raises(nodes.ClusterError, match="auto"):  # no cluster runs here
+        nodes._connect("auto", {})
+    assert len(seconds) == 5
+
+
 def test_nodes_that_do_not_come_are_counted(growing):
     growing([ray_node("10.0.0.1", 0), ray_node("10.0.0.2", 8)])  # a head without GPUs is none of them
     with pytest.raises(

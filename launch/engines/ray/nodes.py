@@ -168,17 +168,33 @@ def join(
     Raises:
         ClusterError: no cluster answers, it is too small, also after a while, or a node differs.
     """
-    import ray
-
     if address != "auto":
         reach(address)
-    try:
-        ray.init(address=address, runtime_env=runtime_env(variables()), log_to_driver=True)
-    except (ConnectionError, ValueError) as error:
-        raise ClusterError(f"cluster.address={address}: {' '.join(str(error).split())}") from error
+    _connect(address, runtime_env(variables()))
     await_nodes(nodes, gpus)
     if problems := skew(facts(), probe(paths, names)):
         raise ClusterError("; ".join(problems))
+
+
+def _connect(address: str, environment: dict[str, Any]) -> None:
+    """Connect to a cluster; its head answers before the node of this machine has joined, which Ray waits for 60 s.
+
+    Raises:
+        ClusterError: it cannot be joined, also after JOIN_SECONDS.
+    """
+    import ray
+
+    deadline = time.monotonic() + JOIN_SECONDS
+    while True:
+        try:
+            ray.init(address=address, runtime_env=environment, log_to_driver=True)
+            return
+        except (ConnectionError, ValueError) as error:
+            if isinstance(error, ValueError) or address == "auto" or time.monotonic() >= deadline:
+                why = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
+                raise ClusterError(f"cluster.address={address}: {' '.join(why.split())}") from error
+            sys.stderr.write(f"waiting for this machine's node of the cluster at {address}\n")
+            time.sleep(1.0)
 
 
 def probe(paths: Sequence[str], names: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
