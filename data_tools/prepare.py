@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from data_tools.chains import check_form
 from data_tools.exports import ExportFile, eval_file, export, llamafactory_file, sample_file, verl_file
@@ -17,9 +18,9 @@ from data_tools.labels import LabelFile, Wanted, read_wanted
 from data_tools.media.budget import Budget, Stills
 from data_tools.media.cache import Progress
 from data_tools.media.child import ClipError
-from data_tools.media.normalise import Clip
+from data_tools.media.normalise import Clip, ClipImages
 from data_tools.media.parallel import Map
-from data_tools.media.store import Medium, Wish, moved, normalise_all, path_of, write_manifest
+from data_tools.media.store import Medium, Wish, by_path, moved, normalise_all, paths_of, write_manifest
 from data_tools.poses import PoseFolder, counts_of, motions_of, summary_of, with_motions
 from data_tools.prompt import Form
 from data_tools.quarantine import Quarantine, Rejected
@@ -108,7 +109,7 @@ def prepare_files(
     refuse_leaks(
         uses.values(), {cut.video: first.setdefault(clip.source_sha256, cut.video) for (cut, _), clip in clips.items()}
     )
-    by_name = {path_of(clip): clip for clip in clips.values()}
+    by_name = by_path(clips.values())
     seen = motions_of(clips, poses) if poses else {}
     tracks = counts_of(seen, len(clips)) if poses else None
     if tracks:
@@ -267,15 +268,17 @@ def _naming(sample: Sample, shown: Sequence[Medium]) -> Sample:
     A clip is the whole of what its sample is about: `start` and `end` are gone from it, and kept as `source_part`.
     """
     (clip, *_), (cut, *_) = shown, sample.cuts
-    if not isinstance(clip, Clip):
+    paths = [path for one in shown for path in paths_of(one)]
+    if not isinstance(clip, Clip | ClipImages):
         extras = {**sample.extras, "source_images": sample.images}
-        return sample.model_copy(update={"images": [path_of(one) for one in shown], "extras": extras})
+        return sample.model_copy(update={"images": paths, "extras": extras})
     extras = {**sample.extras, "source_video": cut.video}
     if cut.is_part:
         extras["source_part"] = [cut.start, cut.end]
     if sample.frames:
         extras["source_frames"] = sample.frames
-    known = {"video": clip.video, "duration": sample.duration or clip.duration, "extras": extras}
+    known: dict[str, Any] = {"duration": sample.duration or clip.duration, "extras": extras}
+    known |= {"video": clip.video} if isinstance(clip, Clip) else {"video": None, "images": paths}
     return sample.model_copy(update=known | {"frames": [], "fps": None, "start": None, "end": None})
 
 

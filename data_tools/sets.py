@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from data_tools.media.cache import Progress
 from data_tools.media.parallel import Map
@@ -82,7 +83,7 @@ def trained_on(run: RunFolder, root: Path, samples: Iterable[Sample]) -> int:
 
 def _content(clip: Path) -> str | None:
     """Hash of the video or image that a clip or picture was made of; None for a rendered one."""
-    path = clip.with_suffix(".json")
-    facts = json.loads(path.read_text()) if path.exists() else {}
+    facts_of = (clip.with_suffix(".json"), clip.parent.with_suffix(".json"))  # of a clip or picture, of a clip's images
+    facts: dict[str, Any] = next((json.loads(path.read_text()) for path in facts_of if path.exists()), {})
     made = facts.get("clip") or facts.get("still")
     return made["source_sha256"] if made else None

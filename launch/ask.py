@@ -79,11 +79,13 @@ def ask(
 
 def shown_by(recipe: Recipe, video: Path | None, images: list[Path], store: Path) -> "list[Medium]":
     """What the model is shown: the clip of a video, or images."""
+    from data_tools.media.normalise import Clip
     from data_tools.media.store import normalise_one, normalise_still
     from data_tools.sample import Cut
 
     if video is not None:
-        return [normalise_one(Cut(video.name), video.absolute().parent, store, recipe.budget)]
+        made = normalise_one(Cut(video.name), video.absolute().parent, store, recipe.budget)
+        return [made] if isinstance(made, Clip) else [*made.stills]
     stills = recipe.stills_of(recipe.media)
     assert stills is not None, "a recipe that is asked about images has a budget for them"
     return [normalise_still(image.name, image.absolute().parent, store, stills) for image in images]
@@ -92,7 +94,7 @@ def shown_by(recipe: Recipe, video: Path | None, images: list[Path], store: Path
 def sample_of(made: "Sequence[Medium]", question: str, options: list[str]) -> "Sample":
     """The question as a sample, whose answer nobody knows."""
     from data_tools.media.normalise import Clip
-    from data_tools.media.store import path_of
+    from data_tools.media.store import paths_of
     from data_tools.sample import Sample
 
     fields: dict[str, Any] = {"task": "choice", "answer": "A"} if options else {"task": "open_ended", "answer": "?"}
@@ -100,7 +102,7 @@ def sample_of(made: "Sequence[Medium]", question: str, options: list[str]) -> "S
     if isinstance(clip := made[0], Clip):
         fields |= {"video": clip.video, "duration": clip.duration}
     else:
-        fields["images"] = [path_of(one) for one in made]
+        fields["images"] = [path for one in made for path in paths_of(one)]
     try:
         return Sample.model_validate({**fields, "options": options})
     except ValidationError as error:

@@ -206,6 +206,8 @@ def rendered_settings(recipe: Recipe) -> "RenderedSettings":
     from data_tools.rendered.dataset import RenderedSettings
 
     media, side = recipe.media, recipe.budget.token_side
+    if media.as_images:
+        raise LaunchError("media.as_images: data.rendered draws clips that are videos")
     given = dict(recipe.data.rendered or {})
     if given.get("size") is None:
         given["size"] = isqrt(media.max_pixels) // side * side

@@ -84,7 +84,8 @@ def _said(sample: Sample) -> str:
     keys = {"question", "options", "answer", "task", "chain", "spans", "boxes", "events"}
     part = sample.extras.get("source_part", [sample.start, sample.end])
     video = [sample.extras.get("source_video", sample.media[0]), *part]
-    shown = sample.extras.get("source_images") or sample.images or video
+    images = [] if "source_video" in sample.extras else sample.images  # else those that a clip was made into
+    shown = sample.extras.get("source_images") or images or video
     return json.dumps([sample.model_dump(include=keys), shown], sort_keys=True)
 
 

@@ -70,7 +70,7 @@ def pose_folder(recipe: Recipe) -> PoseFolder | None:
 
 def wanted(recipe: Recipe) -> Wanted:
     """What the recipe takes of its label files, and in which form."""
-    tokenizer, images = tokenizer_of(recipe.model.path), recipe.media.most_images
+    tokenizer, images = tokenizer_of(recipe.model.path), recipe.media.given_images
     return Wanted(recipe.form, recipe.data.tasks, recipe.data.chains, limits(recipe), tokenizer, images)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
 
-from data_tools.media.budget import Budget, Stills
+from data_tools.media.budget import Budget, FrameImages, Stills
 from data_tools.prompt import Form, Prompt
 from data_tools.run_folder import OWN
 from data_tools.synthesis.settings import Settings as Synthesis
@@ -238,7 +238,8 @@ class Recipe(Part):
 
     def budget_of(self, media: Media) -> Budget:
         vision = self.model.architecture and self.model.architecture.vision
-        return Budget(**media.of_clips, token_side=2 * vision.patch_size if vision else 28)
+        kind = FrameImages if media.as_images else Budget
+        return kind(**media.of_clips, token_side=2 * vision.patch_size if vision else 28)
 
     def stills_of(self, media: Media) -> Stills | None:
         """What a media budget takes of images; None: nothing."""
@@ -271,6 +272,10 @@ class Recipe(Part):
             _ = self.budget_of(media), self.stills_of(media)
         if own := next((source for source, media in self.data.media.items() if media and media.images), None):
             raise ValueError(f"data.media.{own}.images: all images of a run are in one budget: media.images")
+        clips = {"data.poses": self.data.poses.folder, "rl.twins": self.rl.twins.turns}
+        if needs := next((key for key, given in clips.items() if given), None):
+            if any(media.as_images for media in self.trained_media):
+                raise ValueError(f"media.as_images: {needs} needs clips that are videos")
         return self
 
     @model_validator(mode="after")

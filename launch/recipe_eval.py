@@ -25,7 +25,8 @@ class Images(Part):
 class Media(Part):
     """The media budget: what every stage takes from a clip; see `data_tools.media.budget.Budget`.
 
-    `images`: what it takes of images; null: samples with images are left out, with that reason.
+    `as_images`: a clip is shown as still images, one a frame, instead of as a video. `images`: what it takes of
+    images; null: samples with images are left out, with that reason.
     """
 
     fps: float = Field(gt=0)
@@ -34,17 +35,30 @@ class Media(Part):
     max_pixels: PositiveInt
     min_pixels: PositiveInt
     sampler: Literal["uniform", "head"] = "uniform"
+    as_images: bool = Field(default=False, exclude_if=lambda as_images: not as_images)
     images: Images | None = Field(default=None, exclude_if=lambda images: images is None)
 
     @property
     def of_clips(self) -> dict[str, Any]:
         """The settings of clips, without those of images."""
-        return self.model_dump(exclude={"images"})
+        return self.model_dump(exclude={"images", "as_images"})
+
+    @property
+    def given_images(self) -> int:
+        """Images of a sample that shows images, at most."""
+        return self.images.most if self.images else 0
 
     @property
     def most_images(self) -> int:
-        """Images of a sample, at most."""
-        return self.images.most if self.images else 0
+        """Images that engines are shown of a sample, at most: those of a clip, too, where it is shown as images."""
+        return max(self.given_images, self.max_frames if self.as_images else 0)
+
+    @property
+    def image_pixels(self) -> tuple[int, int] | None:
+        """Fewest and most pixels of an image that engines are shown; None where they are shown none."""
+        bounds = [(self.images.min_pixels, self.images.max_pixels)] if self.images else []
+        bounds += [(self.min_pixels, self.max_pixels)] if self.as_images else []
+        return (min(least for least, _ in bounds), max(most for _, most in bounds)) if bounds else None
 
 
 Control = Literal["blank", "shuffled_frames", "shuffled_options", "mirrored", "reversed"]

@@ -1,6 +1,6 @@
 """Rehearse an experiment: every stage of it, in small, on this machine, before GPUs are used; or on the GPUs.
 
-python -m launch.rehearse experiment=camreasoner        (or videop2r, videochat_r1, or one of your own)
+python -m launch.rehearse experiment=camreasoner        (camreasoner_authors, videop2r, videochat_r1, one of your own)
 python -m launch.rehearse experiment=camreasoner cluster=node_8gpu
 
 The layer recipes/rehearsal/<experiment>.yaml (own.yaml for an experiment of your own) shrinks the recipe, and where
@@ -36,7 +36,12 @@ def writers() -> dict[str, Callable[[Path, int], None]]:
     """What makes the files of each study."""
     from data_tools.rehearsal import camreasoner, videochat_r1, videop2r
 
-    return {"camreasoner": camreasoner.write, "videop2r": videop2r.write, "videochat_r1": videochat_r1.write}
+    return {
+        "camreasoner": camreasoner.write,
+        "camreasoner_authors": camreasoner.write,
+        "videop2r": videop2r.write,
+        "videochat_r1": videochat_r1.write,
+    }
 
 
 def overrides_of(arguments: Sequence[str]) -> list[str]:

@@ -36,6 +36,8 @@ def settings_of(recipe: Recipe, given: list[str]) -> Settings:
         return settings
     if not any(override.startswith(("experiment=", "media=")) for override in given):
         raise LaunchError("name the study in whose media budget the clips are shown: experiment=camreasoner, say")
+    if recipe.media.as_images:
+        raise LaunchError("media.as_images: a generator is shown clips as videos: name another media=…")
     return settings.model_copy(
         update={"budget": recipe.budget, "stills": recipe.stills_of(recipe.media), "store": run_of(recipe).store}
     )

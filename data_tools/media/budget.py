@@ -1,8 +1,9 @@
 """The media budget: which frames of a video are taken, at which size, and which images."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import ceil, floor, sqrt
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from data_tools.media.child import ClipError
 from rewards.errors import UserError
@@ -44,16 +45,23 @@ class Budget:
     min_pixels: int
     sampler: Literal["uniform", "head"] = "uniform"
     token_side: int = 28
+    TOGETHER: ClassVar[int] = FRAMES_PER_PATCH  # frames that make one patch
 
     def __post_init__(self) -> None:
         if not 0 < self.fps <= 500 or abs(1000 / self.fps - round(1000 / self.fps)) > 1e-6:
             raise MediaError(
                 f"fps {self.fps:g}: 1000 / fps must be a whole number of milliseconds: 1, 2, 4, 5, 8, 10 …"
             )
-        if self.max_frames % FRAMES_PER_PATCH or self.min_frames % FRAMES_PER_PATCH:
+        if self.max_frames % self.TOGETHER or self.min_frames % self.TOGETHER:
             raise MediaError(f"max_frames {self.max_frames}, min_frames {self.min_frames}: frames are taken in pairs")
         if not FRAMES_PER_PATCH <= self.min_frames <= self.max_frames:
             raise MediaError(f"min_frames {self.min_frames} must lie between 2 and max_frames {self.max_frames}")
+        self._require_pixels()
+        if self.min_pixels > self.max_pixels / 4:
+            raise MediaError(f"min_pixels {self.min_pixels} must be at most a quarter of max_pixels {self.max_pixels}")
+
+    def _require_pixels(self) -> None:
+        """Refuse frames that Qwen's loader would change."""
         token = self.token_side**2
         most = int(token * min(PAIR_TOKENS, FRAMES_PER_PATCH * CLIP_TOKENS / self.max_frames))
         if self.token_side in CLIP_PIXELS:
@@ -63,8 +71,6 @@ class Budget:
                 f"max_pixels {self.max_pixels}: {token} (one visual token) to {most}, beyond which Qwen's loader "
                 f"shrinks the {self.max_frames} frames"
             )
-        if self.min_pixels > self.max_pixels / 4:
-            raise MediaError(f"min_pixels {self.min_pixels} must be at most a quarter of max_pixels {self.max_pixels}")
 
     @property
     def step_ms(self) -> int:
@@ -72,6 +78,30 @@ class Budget:
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {value}" for name, value in asdict(self).items())
+
+
+@dataclass(frozen=True)
+class FrameImages(Budget):
+    """The same of a video that is shown as still images, one a frame, each of which is encoded alone.
+
+    Nothing tells the model the times of the images: those of the budget's rate are how its frames were taken.
+    """
+
+    as_images: bool = True
+    TOGETHER: ClassVar[int] = 1
+
+    def _require_pixels(self) -> None:
+        least, most = loader_pixels(self.token_side)
+        if not least <= self.min_pixels or not self.max_pixels <= most:
+            raise MediaError(
+                f"min_pixels {self.min_pixels}, max_pixels {self.max_pixels}: as images frames have {least} to {most} "
+                "pixels, beyond which Qwen's loader changes their size"
+            )
+
+
+def budget_from(settings: Mapping[str, Any]) -> Budget:
+    """The budget of settings that were written with `asdict`."""
+    return FrameImages(**settings) if settings.get("as_images") else Budget(**settings)
 
 
 def loader_pixels(token_side: int) -> tuple[int, int]:
@@ -117,13 +147,13 @@ class Stills:
 def sampling(duration: float, budget: Budget) -> tuple[int, int]:
     """Number of frames, and the step between them in milliseconds, for a video of `duration` seconds.
 
-    A video that fits is sampled at the budget's rate to its end, half a step more or less, in pairs of frames. Any
-    other is covered evenly, by max_frames or min_frames, at a rate of its own.
+    A video that fits is sampled at the budget's rate to its end, half a step more or less, in pairs of frames
+    (images: one by one). Any other is covered evenly, by max_frames or min_frames, at a rate of its own.
     """
     wanted = duration * budget.fps
     if budget.sampler == "head":
         wanted = min(wanted, budget.max_frames)
-    frames = FRAMES_PER_PATCH * ceil((wanted - 0.5) / FRAMES_PER_PATCH)
+    frames = budget.TOGETHER * ceil((wanted - 0.5) / budget.TOGETHER)
     if budget.min_frames <= frames <= budget.max_frames:
         return frames, budget.step_ms
     frames = min(max(frames, budget.min_frames), budget.max_frames)

@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_tools.files import whole_path, write_json
-from data_tools.media.budget import FRAMES_PER_PATCH, VERSION, Budget, frame_size, sampling
+from data_tools.media.budget import FRAMES_PER_PATCH, VERSION, Budget, FrameImages, budget_from, frame_size, sampling
 from data_tools.media.child import ClipError, serve
 from data_tools.media.frames import Converter, decode_frames, how_shown
 from data_tools.media.packets import PacketIndex, index_packets
 from data_tools.media.pictures import Source, content_of, decode_pictures, index_pictures
+from data_tools.media.stills import Still
 
 if TYPE_CHECKING:
     import av
@@ -59,6 +60,32 @@ class Clip:
         return self.frames // FRAMES_PER_PATCH * ((self.width // side) * (self.height // side) + announcement)
 
 
+@dataclass(frozen=True, slots=True)
+class ClipImages:
+    """A clip as still images, one a frame.
+
+    Attributes:
+        images: their paths under the store, in order.
+        step_ms, width, height, duration, source_sha256: as of a `Clip`.
+    """
+
+    images: list[str]
+    step_ms: int
+    width: int
+    height: int
+    duration: float
+    source_sha256: str
+
+    @property
+    def stills(self) -> list[Still]:
+        """Each of them as an image by itself."""
+        return [Still(image, self.width, self.height, self.source_sha256) for image in self.images]
+
+    def tokens(self, side: int, announcement: int = 0) -> int:
+        """Visual tokens, each of `side` pixels; nothing announces an image."""
+        return sum(still.tokens(side) for still in self.stills)
+
+
 def clip_name(
     source_sha256: str,
     budget: Budget,
@@ -88,8 +115,10 @@ def normalise(
     start: float | None = None,
     end: float | None = None,
     fps: float | None = None,
-) -> Clip:
+) -> Clip | ClipImages:
     """Write the clip of a video and then, as JSON next to it, what it holds; or find both there.
+
+    Under a budget of images it is a folder of PNG files.
 
     Args:
         fps: of a video that is given as pictures; None: the budget's, so that each of them is taken.
@@ -102,9 +131,10 @@ def normalise(
 
     source, rate = content_of(path), float(fps or budget.fps) if isinstance(path, list) else None
     name = clip_name(source, budget, start, end, rate)
-    target, facts = store / f"{name}.mp4", store / f"{name}.json"
+    kind = ClipImages if isinstance(budget, FrameImages) else Clip
+    target, facts = store / (name if kind is ClipImages else f"{name}.mp4"), store / f"{name}.json"
     if facts.exists() and target.exists():
-        return Clip(**json.loads(facts.read_text())["clip"])
+        return kind(**json.loads(facts.read_text())["clip"])
     index = index_pictures(path, fps or budget.fps) if isinstance(path, list) else index_packets(path)
     first, duration = _part(index.duration, start, end)
     frames, step = sampling(duration, budget)
@@ -113,12 +143,18 @@ def normalise(
     shown = [min(number, last) for number in index.shown(times)]
     if len(set(shown)) < 2:
         raise ClipError("one_frame", f"shows a single frame in the {duration:g} s from {first:g} s")
+    pictures = _pictures(path, index, shown, budget)
+    clip: Clip | ClipImages
     try:
-        with whole_path(target) as unfinished:
-            width, height = _write(unfinished, _pictures(path, index, shown, budget), step)
+        if kind is ClipImages:
+            images, width, height = _write_images(target, pictures)
+            clip = ClipImages([f"{name}/{image}" for image in images], step, width, height, duration, source)
+        else:
+            with whole_path(target) as unfinished:
+                width, height = _write(unfinished, pictures, step)
+            clip = Clip(f"{name}.mp4", frames, step, width, height, duration, source)
     except av.FFmpegError as error:
         raise ClipError("undecodable", str(error)) from error
-    clip = Clip(f"{name}.mp4", frames, step, width, height, duration, source)
     seconds = [round(index.seconds[number], 6) for number in shown]
     record = {"version": VERSION, "budget": asdict(budget), "clip": asdict(clip), "source_seconds": seconds}
     write_json(facts, record)
@@ -159,6 +195,19 @@ def _write(path: Path, pictures: "Iterator[av.VideoFrame]", step_ms: int) -> tup
     return stream.width, stream.height
 
 
+def _write_images(folder: Path, pictures: "Iterator[av.VideoFrame]") -> tuple[list[str], int, int]:
+    """Write each picture losslessly; their names in order, width and height."""
+    from PIL import Image
+
+    names, width, height = [], 0, 0
+    for number, picture in enumerate(pictures):
+        names.append(f"{number:03d}.png")
+        width, height = picture.width, picture.height
+        with whole_path(folder / names[-1]) as unfinished:
+            Image.fromarray(picture.to_ndarray(format="rgb24")).save(unfinished, "PNG", compress_level=1)
+    return names, width, height
+
+
 def turn_clip(source: Path, target: Path, turn: str) -> None:
     """Write a normalised clip in the mirror ("mirrored") or backwards ("reversed"): the same pixels at the same rate.
 
@@ -182,4 +231,4 @@ def turn_clip(source: Path, target: Path, turn: str) -> None:
 
 
 if __name__ == "__main__":
-    serve(partial(normalise, budget=Budget(**json.loads(sys.argv[1])), store=Path(sys.argv[2])))
+    serve(partial(normalise, budget=budget_from(json.loads(sys.argv[1])), store=Path(sys.argv[2])))

@@ -2,17 +2,17 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from data_tools.files import write_json
-from data_tools.media.budget import VERSION, Budget, MediaError, Stills
+from data_tools.media.budget import VERSION, Budget, FrameImages, MediaError, Stills, budget_from
 from data_tools.media.cache import Progress, VideoCache, each_video
 from data_tools.media.child import ClipError, ask_child, clip_path
-from data_tools.media.normalise import Clip
+from data_tools.media.normalise import Clip, ClipImages
 from data_tools.media.parallel import ALL_CORES, Map
 from data_tools.media.pictures import source_of
 from data_tools.media.stills import Still
@@ -20,7 +20,7 @@ from data_tools.sample import Cut
 
 # A part of a video, or an image, in a budget: what one clip, or one picture, is made of.
 Wish = tuple[Cut, Budget | Stills]
-Medium = Clip | Still
+Medium = Clip | Still | ClipImages
 
 
 def normalise_all(
@@ -43,7 +43,7 @@ def normalise_all(
         progress: called with the number of videos that are done, and their total.
         links_into: see `clip_path`.
     """
-    kind: type[Medium] = Still if isinstance(budget, Stills) else Clip
+    kind: type[Medium] = Still if isinstance(budget, Stills) else _kind_of(budget)
     cache: VideoCache[Medium] = VideoCache(
         store / "log.jsonl", media_root, kind, version=VERSION, budget=asdict(budget)
     )
@@ -54,19 +54,38 @@ def normalise_all(
         cache,
         each,
         progress,
-        usable=lambda answer: isinstance(answer, ClipError) or (store / path_of(answer)).exists(),
+        usable=lambda answer: (
+            isinstance(answer, ClipError) or all((store / path).exists() for path in paths_of(answer))
+        ),
     )
 
 
-def path_of(made: Medium) -> str:
-    """Where a clip or a picture lies, under the store."""
-    return made.image if isinstance(made, Still) else made.video
+def _kind_of(budget: Budget) -> type[Clip | ClipImages]:
+    return ClipImages if isinstance(budget, FrameImages) else Clip
+
+
+def paths_of(made: Medium) -> list[str]:
+    """Where a clip or its images, or a picture, lie under the store."""
+    if isinstance(made, ClipImages):
+        return made.images
+    return [made.image if isinstance(made, Still) else made.video]
 
 
 def moved(made: Medium, folder: str) -> Medium:
-    """The same, with a path that begins with `folder`."""
-    path = f"{folder}/{path_of(made)}"
-    return replace(made, image=path) if isinstance(made, Still) else replace(made, video=path)
+    """The same, with paths that begin with `folder`."""
+    first, *_ = paths = [f"{folder}/{path}" for path in paths_of(made)]
+    if isinstance(made, ClipImages):
+        return replace(made, images=paths)
+    return replace(made, image=first) if isinstance(made, Still) else replace(made, video=first)
+
+
+def by_path(media: Iterable[Medium]) -> dict[str, Clip | Still]:
+    """Path of each clip and of each picture, also of those that are a clip's, -> what it holds."""
+    found: dict[str, Clip | Still] = {}
+    for made in media:
+        singles = made.stills if isinstance(made, ClipImages) else [made]
+        found |= {paths_of(single)[0]: single for single in singles}
+    return found
 
 
 def _clip_or_fault(
@@ -87,7 +106,7 @@ def normalise_one(
     budget: Budget,
     timeout_s: float = 300,
     links_into: Sequence[Path] = (),
-) -> Clip:
+) -> Clip | ClipImages:
     """The clip of one video or part of one, found in the store by the video's content, or made.
 
     Raises:
@@ -96,7 +115,7 @@ def normalise_one(
     module = ("-P", "-m", "data_tools.media.normalise")
     command = (sys.executable, *module, json.dumps(asdict(budget)), str(store.resolve()))
     part = {"start": cut.start, "end": cut.end, "fps": cut.fps}
-    return Clip(**ask_child(source_of(media_root, cut, links_into), timeout_s, command, part))
+    return _kind_of(budget)(**ask_child(source_of(media_root, cut, links_into), timeout_s, command, part))
 
 
 def normalise_still(
@@ -142,7 +161,7 @@ def require_budget(folder: Path, budget: Budget, stills: Stills | None = None) -
         raise MediaError(f"{path} is missing: the media budget of the clips is unknown")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        made = Budget(**record["budget"])
+        made = budget_from(record["budget"])
     except (ValueError, KeyError, TypeError) as error:
         raise MediaError(f"{path} was cut or edited, and cannot be read ({error})") from error
     if made != budget or record["version"] != VERSION:

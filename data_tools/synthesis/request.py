@@ -8,7 +8,7 @@ from typing import Any
 
 from data_tools.media.child import ClipError, clip_path
 from data_tools.media.stills import picture_of
-from data_tools.media.store import normalise_one, normalise_still
+from data_tools.media.store import normalise_one, normalise_still, paths_of
 from data_tools.prompt import user_text, without_media
 from data_tools.sample import BY_OPTION, IMAGE, VIDEO, Cut, Sample
 from data_tools.synthesis.settings import Settings
@@ -69,7 +69,7 @@ def _clip_of(cut: Cut, image: bool, root: Path, settings: Settings) -> Path:
             raise SampleFailure("images: the media budget takes none: give media.images")
         return settings.clips / normalise_still(cut.video, root, settings.clips, settings.stills).image
     if settings.budget is not None:
-        return settings.clips / normalise_one(cut, root, settings.clips, settings.budget).video
+        return settings.clips / paths_of(normalise_one(cut, root, settings.clips, settings.budget))[0]
     if cut.is_part or cut.frames:
         raise SampleFailure(f"{cut} is no clip yet: give synthesis.normalise=true")
     clip = clip_path(root, cut.video).resolve()

@@ -31,7 +31,8 @@ def rows(recipe: Recipe, missing: Sequence[str]) -> Iterator[tuple[str, str]]:
     yield "where", f"{cluster.nodes} node(s) x {cluster.gpus_per_node}, {cluster.device}{address}{left}"
     for key in missing:
         yield "required key not set", f"{key}=... (placeholder in this plan)"
-    frames = f"<= {media.max_frames} frames of {media.max_pixels} pixels"
+    shown = "still images" if media.as_images else "frames"
+    frames = f"<= {media.max_frames} {shown} of {media.max_pixels} pixels"
     yield "clip", f"{media.fps:g} fps, {frames}: <= {tokens} visual tokens"
     yield "room for text", f"SFT {sft.cutoff_len - tokens}, RL prompt {rl.max_prompt_length - tokens} tokens"
     yield from length_rows(recipe)

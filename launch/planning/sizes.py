@@ -42,7 +42,7 @@ def patches(recipe: Recipe, media: Media | None = None) -> int:
     token = (side * MERGE) ** 2
     return max(
         max(
-            ceil(one.max_frames / FRAMES_PER_PATCH) * (one.max_pixels // token),
+            (one.max_frames if one.as_images else ceil(one.max_frames / FRAMES_PER_PATCH)) * (one.max_pixels // token),
             one.images.most * (one.images.max_pixels // token) if one.images else 0,
         )
         * MERGE**2
@@ -61,7 +61,8 @@ def visual_tokens(recipe: Recipe, media: Media | None = None) -> int:
     a = recipe.model.architecture
     announcement = FAMILIES[a.family].announcement if a else 0
     return max(
-        patches(recipe, one) // MERGE**2 + ceil(one.max_frames / FRAMES_PER_PATCH) * announcement
+        patches(recipe, one) // MERGE**2
+        + (0 if one.as_images else ceil(one.max_frames / FRAMES_PER_PATCH) * announcement)
         for one in ([media] if media else recipe.trained_media)
     )
 

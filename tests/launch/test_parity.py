@@ -20,10 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoProcessor, AutoTokenizer
 
-from data_tools.exports import eval_file, export, llamafactory_file, verl_file, video_item
+from data_tools.exports import eval_file, export, image_item, llamafactory_file, verl_file, video_item
 from data_tools.media.budget import Budget, frame_size, sampling
 from data_tools.media.child import ClipError
-from data_tools.media.normalise import Clip, normalise
+from data_tools.media.normalise import Clip, ClipImages, normalise
 from data_tools.prompt import Form, messages
 from data_tools.rendered import tiny_model
 from data_tools.rendered.questions import demo_texts
@@ -43,7 +43,9 @@ from launch.run import run_of
 pytestmark = pytest.mark.e2e
 
 SIDES = {"qwen2_5_vl": 28, "qwen3_vl": 32}  # pixels along the side of a visual token
-PRESETS = sorted(path.stem for path in (ROOT / "recipes" / "media").glob("*.yaml"))
+ALL_PRESETS = sorted((ROOT / "recipes" / "media").glob("*.yaml"))
+AS_IMAGES = [path.stem for path in ALL_PRESETS if "\nas_images: true" in path.read_text()]
+PRESETS = [path.stem for path in ALL_PRESETS if path.stem not in AS_IMAGES]
 # name: frames, frames per second, width, height, times of the frames in ms
 SOURCES = {
     "short": (25, 25, 96, 72, None),
@@ -103,12 +105,13 @@ def video(path: Path, frames: int, fps, width: int, height: int, times: list[int
     return path
 
 
-def expected_frames(path: Path, clip: Clip) -> np.ndarray:
+def expected_frames(path: Path, clip: Clip | ClipImages) -> np.ndarray:
     """The frame on show at each step, uint8 [T, H, W, 3], by plain decoding of the whole video."""
     with av.open(str(path)) as file:
         frames = list(file.decode(video=0))
     times = np.array([frame.time - frames[0].time for frame in frames])
-    shown = [int(np.flatnonzero(times <= clip.step_ms * k / 1000 + 1e-6)[-1]) for k in range(clip.frames)]
+    count = clip.frames if isinstance(clip, Clip) else len(clip.images)
+    shown = [int(np.flatnonzero(times <= clip.step_ms * k / 1000 + 1e-6)[-1]) for k in range(count)]
     size = clip.width, clip.height
     pictures = {n: frames[n].reformat(*size, "rgb24", interpolation="BICUBIC").to_ndarray() for n in set(shown)}
     return np.stack([pictures[number] for number in shown])
@@ -153,6 +156,25 @@ def test_stock_loaders_take_every_frame_as_it_is(family, preset, source, sources
         frames, facts = VideoBackend.load_bytes(Path(path).read_bytes(), backend=backend)
         np.testing.assert_array_equal(frames, expected)
         assert facts["fps"] == pytest.approx(clip.fps)
+
+
+@pytest.mark.parametrize("preset", AS_IMAGES)
+@pytest.mark.parametrize("source", [source for source in SOURCES if source != "short"])
+def test_stock_loaders_take_the_images_of_a_clip_as_they_are(preset, source, sources, tmp_path):
+    from llamafactory.data.mm_plugin import get_mm_plugin
+
+    limits = budget(preset)
+    clip = normalise(sources[source], limits, tmp_path)
+    assert isinstance(clip, ClipImages) and limits.min_frames <= len(clip.images) <= limits.max_frames
+    expected, paths = expected_frames(sources[source], clip), [str(tmp_path / image) for image in clip.images]
+    plugin = get_mm_plugin("qwen2_vl", image_token="<|image_pad|>", video_token="<|video_pad|>")
+    bounds = {"image_max_pixels": limits.max_pixels, "image_min_pixels": limits.min_pixels}
+    (sft,) = plugin._regularize_images(paths, **bounds).values()
+    rows = [image_item(tmp_path, still) for still in clip.stills]
+    content = [{"type": "image", **row} for row in rows]
+    evaluated = [{"type": "image", "image": path} for path in paths]  # as vLLM's process gives them
+    for images in (sft, *(frames_of([{"role": "user", "content": items}]) for items in (content, evaluated))):
+        np.testing.assert_array_equal(np.stack([np.asarray(image) for image in images]), expected)
 
 
 @settings(deadline=None)

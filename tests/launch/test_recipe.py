@@ -54,7 +54,11 @@ def test_a_size_sets_all_batches_so_that_they_fit_each_other(experiment):
 
 def test_the_authors_regime_is_what_their_code_does():
     theirs = recipe("experiment=camreasoner_authors", *PUBLISHED)
-    assert (theirs.media.fps, theirs.eval.max_tokens) == (1.0, 8192)
+    assert (theirs.media.fps, theirs.media.max_pixels, theirs.eval.max_tokens) == (1.0, 1048576, 8192)
+    assert theirs.media.as_images and all(asked.media is None for asked in theirs.eval.sets.values())
+    assert theirs.budget.TOGETHER == 1 and theirs.media.most_images == 12
+    sft = theirs.data.media["camreasoner_sft"]
+    assert (sft.fps, sft.max_pixels, sft.as_images) == (2.0, 16384, False)
     asked = theirs.eval.sets["vqa_published"]
     assert asked.benchmark == "camreasoner_vqa" and "Follow the format specified" in str(theirs.prompt)
     assert asked.prompt.instruction("ota", "choice").endswith("Example:\n<answer>A</answer>")

@@ -15,7 +15,7 @@ from launch.planning.fits import fits
 from launch.run import run_of
 from rewards.judges.build import build
 
-STUDIES = ("camreasoner", "videop2r", "videochat_r1")
+STUDIES = ("camreasoner", "camreasoner_authors", "videop2r", "videochat_r1")
 
 
 @pytest.mark.parametrize("study", STUDIES)

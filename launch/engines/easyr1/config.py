@@ -52,8 +52,10 @@ def check(recipe: Recipe) -> None:
         raise RecipeError("rl.by_difficulty: EasyR1 gets all prompts; take false, or verl")
     if recipe.lora:
         raise RecipeError("lora: EasyR1 is only told to train all weights; take lora=null, or verl")
-    if recipe.media.images:
-        raise RecipeError("media.images: EasyR1 scales images and videos to one size; take media.images=null, or verl")
+    if recipe.media.most_images:
+        raise RecipeError(
+            "media: EasyR1 scales images and videos to one size; take images=null and as_images=false, or verl"
+        )
     loss = recipe.loss
     if loss.name not in ("grpo", "dapo") or loss.overlong or loss.rollout_correction:
         raise RecipeError(f"loss={loss.name}: here EasyR1 has the clipped loss without overlong and rollout_correction")

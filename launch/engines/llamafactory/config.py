@@ -56,9 +56,15 @@ def render(run: Run) -> dict[str, Any]:
     if recipe.lora:
         values["lora_target"] = recipe.lora.targets if recipe.lora.targets == "all" else ",".join(recipe.lora.targets)
         templates.append("config_lora.yaml")
-    images = recipe.media.images
-    bounds = {"image_max_pixels": images.max_pixels, "image_min_pixels": images.min_pixels} if images else {}
-    return fill([here / name for name in templates], recipe, values) | bounds | recipe.sft.engine
+    return fill([here / name for name in templates], recipe, values) | _image_bounds(recipe) | recipe.sft.engine
+
+
+def _image_bounds(recipe: Recipe) -> dict[str, int]:
+    """Bounds that hold of all images: each has its size already, and LLaMA-Factory's own would shrink some."""
+    pixels = [media.image_pixels for media in recipe.trained_media if media.image_pixels]
+    if not pixels:
+        return {}
+    return {"image_max_pixels": max(most for _, most in pixels), "image_min_pixels": min(few for few, _ in pixels)}
 
 
 def _leave_to_recipe(recipe: Recipe) -> None:

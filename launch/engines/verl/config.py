@@ -147,7 +147,7 @@ def _settings(run: Run, model: str, total_steps: int, ray_temp: Path | None) -> 
         "shared_prefix": shares_prefix(rl.shared_prefix, recipe.model.architecture),
         "use_kl_loss": rl.kl_coef > 0,
         "gpus_per_node": cluster.policy_gpus,
-        "images": recipe.media.most_images,
+        "images": max(media.most_images for media in recipe.trained_media),
         "max_model_len": rl.max_prompt_length + rl.max_response_length,
         # A judge limits the requests of its process, so there must be one process; otherwise verl's own number.
         "reward_workers": 1 if cpu or recipe.judge.name == "endpoint" else 8,

@@ -83,7 +83,7 @@ def window(recipe: Recipe, parts: Sequence[Questions]) -> int:
     clip = max(
         max(
             part.media.max_frames * part.media.max_pixels,
-            part.media.most_images * part.media.images.max_pixels if part.media.images else 0,
+            part.media.given_images * part.media.images.max_pixels if part.media.images else 0,
         )
         * 3
         * 4
