@@ -35,7 +35,7 @@ def write_folder(
 
     Args:
         progress: is called with the number of groups written so far.
-        report: link to the run's report, for the page; None: no link.
+        report: link to the report of the whole run, where the indexes hold a part of it (`Index.excerpt`).
 
     Raises:
         WatchError: `out` is a folder of something else.

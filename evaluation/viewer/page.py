@@ -20,7 +20,7 @@ def _environment() -> Environment:
 
 
 def page(live: bool, report: str | None = None) -> str:
-    """The page; it asks a server for data, or reads the folder that it lies in. `report`: link to the run's report."""
+    """The page; it asks a server for data, or reads the folder that it lies in. `report`: see `folder.write_folder`."""
     return _environment().get_template("viewer.html.j2").render(live=live, report=report)
 
 
