@@ -24,8 +24,8 @@ Cell = Annotated[str, BeforeValidator(_cell)]
 
 class Row(Record):
     """A row of a table: `video`, `question`, `answer`, and where wanted `options` (with | between them), `task`, `id`,
-    `start`, `end` (seconds), `chain`, and `spans`, `boxes`, `events` as JSON. What Parquet has as lists and numbers is
-    taken, too; an empty cell is none.
+    `start`, `end` (seconds), `fps` (of a folder of pictures), `chain`, and `spans`, `boxes`, `events` as JSON. What
+    Parquet has as lists and numbers is taken, too; an empty cell is none.
     """
 
     video: Cell
@@ -36,6 +36,7 @@ class Row(Record):
     id: Cell = ""
     start: Cell = ""
     end: Cell = ""
+    fps: Cell = ""
     chain: Cell = ""
     spans: Cell | list[Any] = ""
     boxes: Cell | list[Any] = ""
@@ -47,7 +48,7 @@ class Row(Record):
             options = [option.strip() for option in options.split("|")] if options.strip() else []
         found: dict[str, Any] = {"video": self.video, "question": self.question}
         found |= {name: text for name in ("id", "chain") if (text := getattr(self, name))}
-        found |= {name: _number(name, text) for name in ("start", "end") if (text := getattr(self, name))}
+        found |= {name: _number(name, text) for name in ("start", "end", "fps") if (text := getattr(self, name))}
         found |= {name: _json(name, text) for name in ("spans", "boxes", "events") if (text := getattr(self, name))}
         if self.task and not options:
             return found | {"task": self.task, "answer": self.answer}
@@ -58,7 +59,7 @@ def _number(name: str, text: str) -> float:
     try:
         return float(text)
     except ValueError as error:
-        raise FieldError(name, f"{text!r} is not a number of seconds") from error
+        raise FieldError(name, f"{text!r} is not a number") from error
 
 
 def _json(name: str, text: str | list[Any]) -> Any:

@@ -131,9 +131,10 @@ def test_a_table_names_its_columns(tmp_path):
         "Which way, left?", ["Left", "Right"], "B", 1.5, 4.0
     )  # fmt: skip
     assert (second.task, second.answer_text) == ("binary", "No") and third.spans == [[2.0, 3.5]]
-    assert (bad.record, bad.field, bad.reason) == ("4", "start", "'soon' is not a number of seconds")
-    (tmp_path / "other.tsv").write_text("video\tquestion\tanswer\na.mp4\tDoes it pan?\tyes\n")
-    assert read("table", tmp_path / "other.tsv")[0][0].answer_text == "Yes"
+    assert (bad.record, bad.field, bad.reason) == ("4", "start", "'soon' is not a number")
+    (tmp_path / "other.tsv").write_text("video\tquestion\tanswer\tfps\nframes/a\tDoes it pan?\tyes\t2\n")
+    (other,), _ = read("table", tmp_path / "other.tsv")
+    assert (other.answer_text, other.video, other.fps) == ("Yes", "frames/a", 2.0)
 
 
 def test_cells_of_a_parquet_table_are_taken_as_they_are(tmp_path):
