@@ -111,7 +111,7 @@ def models_of(run: RunFolder, keys: Sequence[str] = (), name: str | None = None)
     Raises:
         RunError: no such run, set or model.
     """
-    sets = sets_of(run)
+    sets, recipe = sets_of(run), recipe_of(run)
     if not sets:
         raise RunError(f"{run.eval} holds no evaluated set: run the stage 'evaluate' first")
     name = sets[0] if name is None else name
@@ -125,7 +125,7 @@ def models_of(run: RunFolder, keys: Sequence[str] = (), name: str | None = None)
     turns = facts.get("twins", [])
     return [
         Model(
-            NAMES.get(key, key),
+            _name(key, recipe),
             samples,
             read_predictions(path, ids),
             schema,
@@ -135,6 +135,12 @@ def models_of(run: RunFolder, keys: Sequence[str] = (), name: str | None = None)
         )
         for key, path in paths.items()
     ]
+
+
+def _name(key: str, recipe: Mapping[str, Any]) -> str:
+    """Of a run's model, as tables show it; where RL started from the base model there was no SFT."""
+    without_sft = key == "rl" and (recipe.get("rl") or {}).get("start_epoch") == 0
+    return "RL" if without_sft else NAMES.get(key, key)
 
 
 def twins_of(run: RunFolder, name: str, key: str, turns: Sequence[Turn], schema: Schema) -> list[Graded]:

@@ -253,6 +253,17 @@ def test_the_title_says_what_the_run_is(run: Path):
     assert "Base, SFT, SFT + RL on" in page and "12 questions of test" in page
 
 
+def test_a_model_that_had_no_sft_is_not_said_to_have_had_it(run: Path):
+    facts = json.loads((run / "eval/test/set.json").read_text())
+    del facts["models"]["sft"]
+    (run / "eval/test/set.json").write_text(json.dumps(facts))
+    with (run / "recipe.yaml").open("a") as recipe:
+        recipe.write("rl: {start_epoch: 0}\n")
+    write_report(RunFolder(run))
+    page = (run / "report/index.html").read_text()
+    assert "Base, RL on" in page and "SFT + RL" not in page
+
+
 def test_examples_are_sorted_by_what_rl_changed(run: Path):
     samples = list(read_samples(run / "data/test.jsonl"))
     judged = {}
