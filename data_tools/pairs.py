@@ -1,8 +1,12 @@
-"""Questions and their twins for RL: both branches of a pair, next to each other in the order of training."""
+"""Questions and their twins for RL: both branches of a pair, next to each other in the order of training.
+
+The contrast of T-GRPO (arXiv 2503.21776) comes the same way: the same question about the same frames, shuffled.
+"""
 
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import numpy as np
 
@@ -10,9 +14,11 @@ from data_tools.controls import Labels, Turn, UnmappedError, labels_of, mapped_t
 from data_tools.media.normalise import turn_clip
 from data_tools.sample import Sample
 
+TrainedTurn = Literal[Turn, "shuffled"]
+
 
 def paired(
-    samples: Sequence[Sample], turns: Sequence[Turn], seed: int, shuffle: bool
+    samples: Sequence[Sample], turns: Sequence[TrainedTurn], seed: int, shuffle: bool
 ) -> tuple[list[Sample], list[str]]:
     """Each question followed by its twin, and for those without one why; these follow two by two, without an odd one.
 
@@ -38,15 +44,15 @@ def paired(
     return [sample for place in order for sample in units[place]], reasons
 
 
-def _branches(sample: Sample, turns: Sequence[Turn], labels: Labels) -> tuple[list[list[Sample]], str]:
+def _branches(sample: Sample, turns: Sequence[TrainedTurn], labels: Labels) -> tuple[list[list[Sample]], str]:
     """A question with each twin that it can have, or why it has none."""
     found, why = [], ""
     for turn in turns:
         try:
             if sample.images:
                 raise UnmappedError("images are not turned for training")
-            other = twin(sample, turn, labels)
-            facts = {"counterpart": _counterparts(sample, other, turn)}
+            other = sample if turn == "shuffled" else twin(sample, turn, labels)
+            facts = {} if turn == "shuffled" else {"counterpart": _counterparts(sample, other, turn)}
         except UnmappedError as error:
             why = str(error)
             continue
@@ -66,7 +72,7 @@ def _counterparts(sample: Sample, other: Sample, turn: Turn) -> list[int]:
 
 def write_turned(media_root: Path, sample: Sample) -> None:
     """Write the clip of a twin below the media root, unless it is there."""
-    turn: Turn = sample.extras["turn"]
+    turn: TrainedTurn = sample.extras["turn"]
     target = media_root / (sample.video or "")
     source = media_root / PurePosixPath(sample.video or "").relative_to(f"twins/{turn}")
     if not target.exists():

@@ -41,6 +41,10 @@ def check_rewards(recipe: Recipe, judged: bool = True) -> set[str]:
         components["overlong"] = 0.0
     if recipe.rl.twins.relation_weight:
         components["relation"] = 0.0
+    if recipe.rl.twins.temporal:
+        if "accuracy" not in components:
+            raise RecipeError(f"rl.twins.temporal_bonus compares accuracies: the reward {recipe.reward.name} has none")
+        components["temporal"] = 0.0
     if recipe.rl.filter.enabled and metric not in components:
         raise RecipeError(f"rl.filter.metric={metric}: the reward {recipe.reward.name} has {', '.join(components)}")
     return set(components)
@@ -140,9 +144,10 @@ def check_advantage(recipe: Recipe) -> None:
     if recipe.loss.overlong and "overlong" not in estimator.reads:
         hint = "advantage.weights.overlong" if name == "gdpo" else "advantage=grpo"
         raise RecipeError(f"loss.overlong changes the score, which advantage {name} never reads: give {hint}")
-    if recipe.rl.twins.relation_weight and "relation" not in estimator.reads:
-        hint = "advantage.weights.relation" if name == "gdpo" else "advantage=grpo"
-        raise RecipeError(f"rl.twins.relation_weight: advantage {name} never reads the score: give {hint}")
+    for key, part in (("relation_weight", "relation"), ("temporal_bonus", "temporal")):
+        if getattr(recipe.rl.twins, key) and part not in estimator.reads:
+            hint = f"advantage.weights.{part}" if name == "gdpo" else "advantage=grpo"
+            raise RecipeError(f"rl.twins.{key}: advantage {name} never reads the score: give {hint}")
     if name == "pa_grpo":
         _check_segments(recipe)
 

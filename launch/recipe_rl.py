@@ -91,16 +91,32 @@ class Twins(Part):
     """Each question with its twin, the same question about the turned clip, in one step (CRPO, arXiv 2605.21988).
 
     `turns`: a question gets one of those that it can have. `relation_weight`: of what `rewards.relation`, in [0, 1],
-    adds to the score.
+    adds to the score. [shuffled], alone, is T-GRPO's contrast (arXiv 2503.21776), answered and not trained on: right
+    answers earn `temporal_bonus` where their group's accuracy is at least `temporal_ratio` of that on shuffled frames.
     """
 
-    turns: list[Turn] = []
+    turns: list[Turn | Literal["shuffled"]] = []
     relation_weight: NonNegativeFloat = 0.0
+    temporal_bonus: NonNegativeFloat = Field(default=0.0, exclude_if=lambda bonus: not bonus)
+    temporal_ratio: NonNegativeFloat = Field(default=0.8, exclude_if=lambda ratio: ratio == 0.8)
+
+    @property
+    def temporal(self) -> dict[str, float] | None:
+        """What `rewards.temporal` is paid by; None without a contrast."""
+        return {"bonus": self.temporal_bonus, "ratio": self.temporal_ratio} if self.temporal_bonus else None
 
     @model_validator(mode="after")
     def _a_relation_has_two_sides(self) -> "Twins":
         if self.relation_weight and not self.turns:
             raise ValueError("relation_weight compares answers about a clip and its twin: give turns")
+        return self
+
+    @model_validator(mode="after")
+    def _shuffled_frames_have_no_answer_of_their_own(self) -> "Twins":
+        if "shuffled" in self.turns and (len(self.turns) > 1 or self.relation_weight):
+            raise ValueError("turns: shuffled goes with temporal_bonus, and with no other turn and no relation_weight")
+        if ("shuffled" in self.turns) != bool(self.temporal_bonus):
+            raise ValueError("turns: [shuffled] and temporal_bonus, such as 0.3, need each other")
         return self
 
 

@@ -209,7 +209,9 @@ def _write_images(folder: Path, pictures: "Iterator[av.VideoFrame]") -> tuple[li
 
 
 def turn_clip(source: Path, target: Path, turn: str) -> None:
-    """Write a normalised clip in the mirror ("mirrored") or backwards ("reversed"): the same pixels at the same rate.
+    """Write a normalised clip "mirrored", backwards ("reversed") or "shuffled": the same pixels at the same rate.
+
+    The name of the clip decides the order of shuffled frames.
 
     Raises:
         ClipError: it does not decode.
@@ -217,12 +219,17 @@ def turn_clip(source: Path, target: Path, turn: str) -> None:
     import av
     import numpy as np
 
+    from data_tools.controls import shuffled
+
     try:
         with av.open(str(source)) as file:
             stream = file.streams.video[0]
             step = round(1000 / float(stream.average_rate or 1))
             frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(stream)]
-        shown = frames[::-1] if turn == "reversed" else [frame[:, ::-1] for frame in frames]
+        if turn == "mirrored":
+            shown = [frame[:, ::-1] for frame in frames]
+        else:
+            shown = frames[::-1] if turn == "reversed" else [frames[at] for at in shuffled(len(frames), source.name)]
         pictures = (av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24") for frame in shown)
         with whole_path(target) as unfinished:
             _write(unfinished, pictures, step)

@@ -5,9 +5,9 @@
 
 Reward and advantage are those of the rollouts' own run (its recipe.yaml), except for what is given. Another name
 (`reward=NAME`) starts from the defaults of that reward or estimator. `overlong='{limit: 64, buffer: 13}'` is DAPO's
-penalty for long responses, `relation_weight` that of rl.twins, both by default the run's own. `judge=recorded` (the
-default) takes the verdicts in the records; `judge=rules` or `judge=endpoint` asks again. First order and off-policy:
-the responses remain those that were sampled.
+penalty for long responses, `relation_weight` and `temporal.bonus` those of rl.twins, all by default the run's own.
+`judge=recorded` (the default) takes the verdicts in the records; `judge=rules` or `judge=endpoint` asks again. First
+order and off-policy: the responses remain those that were sampled.
 """
 
 import asyncio
@@ -29,12 +29,11 @@ from data_tools.run_folder import RunFolder
 from evaluation.rollouts.counterfactual import NOISE, lambda_counterfactual
 from evaluation.rollouts.records import RecordError, Rollout, parse_rollouts
 from evaluation.rollouts.show import plot, show_changes, show_counts, show_estimators, show_refused, show_sweep
+from evaluation.rollouts.twins import contrast, relate
 from rewards.errors import UserError
 from rewards.judges.build import build as build_judge
 from rewards.judges.protocol import UNJUDGED, Judge, JudgeError, Unjudged
 from rewards.overlong import overlong as shaped
-from rewards.reading import chosen_option
-from rewards.relation import Answer, relations
 from rewards.scorer import Scorer
 from rewards.tasks import gold_answer
 
@@ -74,6 +73,7 @@ def replay(
     judge: Judge | None = None,
     overlong: Mapping[str, Any] | None = None,
     relation_weight: float = 0.0,
+    temporal: Mapping[str, float] | None = None,
 ) -> Replayed:
     """Score recorded rollouts again, and estimate advantages step by step as training did.
 
@@ -84,6 +84,7 @@ def replay(
         judge: None takes the recorded verdicts.
         overlong: what `rewards.overlong` takes besides the tokens of a response; None: length costs nothing.
         relation_weight: of the relation to the twin's answers (`rewards.relation`).
+        temporal: `bonus` and `ratio` of T-GRPO, compared with the recorded accuracy on shuffled frames.
 
     Raises:
         RewardError, AdvantageError: unknown names or settings.
@@ -95,7 +96,9 @@ def replay(
     estimator, done, scorer = build(advantage), Replayed(), Scorer(reward, judge)
     asyncio.run(_rescore(done, paths, scorer, overlong))
     if relation_weight:
-        _relate(done, scorer, relation_weight)
+        relate(done.records, done.components, scorer, relation_weight)
+    if temporal:
+        contrast(done.records, done.components, **temporal)
     if not done.records:
         reasons = "; ".join(reason for reason, _ in Counter(reason for _, reason in done.refused).most_common(3))
         raise ReplayError(f"no rollout in {', '.join(map(str, paths))} can be scored: {reasons or 'they are empty'}")
@@ -143,20 +146,6 @@ async def _rescore(done: Replayed, paths: Sequence[Path], scorer: Scorer, overlo
         else:
             done.records.append(record)
             done.components.append(components)
-
-
-def _relate(done: Replayed, scorer: Scorer, weight: float) -> None:
-    """Add the relation to the twin's answers, as the trainer does."""
-    answers = []
-    for record in done.records:
-        sample, parsed = record.sample, scorer.parse(record.response, record.sample)
-        counterpart = (sample.get("extras") or {}).get("counterpart")
-        asked = counterpart is not None and parsed.ok
-        chosen = chosen_option(parsed.answer or "", sample["options"]) if asked else None
-        answers.append(Answer(f"{record.step} {record.group}", counterpart, chosen))
-    for components, relation in zip(done.components, relations(answers)):
-        if relation is not None:
-            components |= {"relation": relation, "score": components["score"] + weight * relation}
 
 
 def _records(paths: Sequence[Path], refused: list[tuple[str, str]]) -> Iterator[Rollout]:
@@ -299,6 +288,7 @@ class ReplayArguments(Arguments):
     advantage: dict[str, Any] = Field({}, description="another estimator, and advantage.KEY=VALUE: its settings")
     overlong: dict[str, float] = Field({}, description="limit, buffer and penalty of DAPO's penalty for long responses")
     relation_weight: float | None = Field(None, ge=0, description="of the relation to the answers of a question's twin")
+    temporal: dict[str, float] = Field({}, description="bonus and ratio of T-GRPO's reward, over the run's own")
     judge: dict[str, Any] = Field({"name": "recorded"}, description="recorded, rules or endpoint, and judge.KEY=VALUE")
     lambdas: list[Share] = Field([0.0, 0.1, 0.3, 0.5], min_length=1, description="of the lambda counterfactual")
     out: Path = Field(Path("replay"), description="folder to write to")
@@ -325,8 +315,11 @@ def chosen(arguments: ReplayArguments) -> dict[str, Any]:
     if parts["judge"]["name"] not in JUDGES:
         raise ReplayError(f"judge={parts['judge']['name']}: choose from {', '.join(JUDGES)}")
     parts["overlong"] = _overlong(recipe) | arguments.overlong
-    own = ((recipe.get("rl") or {}).get("twins") or {}).get("relation_weight", 0.0)
+    twins = (recipe.get("rl") or {}).get("twins") or {}
+    own = twins.get("relation_weight", 0.0)
     parts["relation_weight"] = own if arguments.relation_weight is None else arguments.relation_weight
+    paid = {"bonus": twins.get("temporal_bonus", 0.0), "ratio": twins.get("temporal_ratio", 0.8)} | arguments.temporal
+    parts["temporal"] = paid if paid["bonus"] else {}
     return parts
 
 
@@ -356,7 +349,7 @@ def main(arguments: ReplayArguments) -> None:
     parts = chosen(arguments)
     judge = None if parts["judge"]["name"] == "recorded" else build_judge(parts["judge"])
     by = parts["reward"], parts["advantage"]
-    done = replay(arguments.files, *by, judge, parts["overlong"], parts["relation_weight"])
+    done = replay(arguments.files, *by, judge, parts["overlong"], parts["relation_weight"], parts["temporal"])
     counts, sweep = summary(done), lambda_counterfactual(done.records, arguments.lambdas)
     others = estimators(done, parts["advantage"])
 

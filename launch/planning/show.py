@@ -90,7 +90,10 @@ def _prompts(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield "RL difficulty", f"{told['questions']} questions by {told['model']}: {counted}"
     if recipe.rl.by_difficulty:
         yield "RL prompts", f"those kept, {recipe.difficulty.order}" if told else "known after make difficulty"
-    if turns := recipe.rl.twins.turns:
+    if temporal := recipe.rl.twins.temporal:
+        paid = f"shuffled, bonus {temporal['bonus']:g} from a ratio of {temporal['ratio']:g} on"
+        yield "RL contrast", f"{paid}: twice the prompts are answered"
+    elif turns := recipe.rl.twins.turns:
         weight = f"relation weight {recipe.rl.twins.relation_weight:g}"
         yield "RL twins", f"{' or '.join(turns)}, {weight}: up to twice the prompts, and steps of an epoch"
 

@@ -123,14 +123,18 @@ def step_seconds(recipe: Recipe) -> Range | None:
 
 
 def rounds(recipe: Recipe) -> Range:
-    """Times that a step draws its prompts: groups that are left over open the next step, so it is 1 / keep rate."""
+    """Times that a step draws its prompts: groups that are left over open the next step, so it is 1 / keep rate.
+
+    With T-GRPO's contrast each is answered twice, and trained on once.
+    """
+    answered = 2.0 if recipe.rl.twins.temporal else 1.0
     if not recipe.rl.filter.enabled:
-        return as_range(1.0)
+        return as_range(answered)
     kept: Range = rates(recipe)["rollout"]["keep_rate"]
     if (known := expected_keep_rate(recipe)) is not None:
         least = 1 / recipe.rl.filter.max_rounds
         kept = Range(*(min(max(known[0] + 2 * far * known[1], least), 1.0) for far in (-1, 0, 1)))
-    return (1.0 / kept).capped(recipe.rl.filter.max_rounds)
+    return (answered / kept).capped(recipe.rl.filter.max_rounds)
 
 
 def has_flash_attention(recipe: Recipe) -> bool:

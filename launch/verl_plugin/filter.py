@@ -76,12 +76,16 @@ class GroupFilter:
 class Sampler(ReplayBuffer):
     """verl's synchronous sampler: fails where a rollout failed, and filters groups where the recipe says so.
 
+    `shuffled`: with T-GRPO's contrast, prompt -> mean accuracy of the answers about its shuffled frames.
+
     With a filter a step draws rounds of as many prompts as it trains on, until it has enough groups, or `max_rounds`
     were drawn and at least one group is there. Groups left over open the next step.
 
     Args:
-        sampler_kwargs: {"filter": None} or {"filter": {"mode", "metric", "low", "high", "max_rounds", "pairs"}}. With
-            pairs a question and its twin, prompts 2 n and 2 n + 1, are kept both where one of them is, or none.
+        sampler_kwargs: {"filter": None} or {"filter": {"mode", "metric", "low", "high", "max_rounds", "pairs",
+            "contrast"}}. With pairs a question and its twin, prompts 2 n and 2 n + 1, are kept both where one of them
+            is, or none. With contrast the answers about shuffled frames are compared with, and not trained on: they
+            count for no prompt.
     """
 
     def __init__(self, *args: Any, sampler_kwargs: dict[str, Any], **kwargs: Any) -> None:
@@ -92,6 +96,8 @@ class Sampler(ReplayBuffer):
             self.filter = GroupFilter(settings["mode"], settings["low"], settings["high"])
             self.metric, self.max_rounds = settings["metric"], settings["max_rounds"]
             self.pairs: bool = settings["pairs"]
+            self.contrast: bool = settings["contrast"]
+        self.shuffled: dict[str, float] = {}
         self.carried: list[Group] = []
         self.drawn = 0  # prompts since the training began
 
@@ -109,12 +115,13 @@ class Sampler(ReplayBuffer):
         """
         if self.filter is None or partition_id != "train":
             return super().sample(global_steps, partition_id, batch_size)
-        kept, below, rounds = self.carried, 0, 0
+        kept, below, rounds, seen = self.carried, 0, 0, 0
+        self._forget()
         dropped: list[Group] = []
         while True:
             groups = self._round(partition_id)
             rounds += 1
-            self.drawn += len(groups)
+            seen += len(groups)
             for group, side in zip(groups, self._sides(groups, self.filter)):
                 (dropped if side else kept).append(group)
                 below += side < 0
@@ -129,11 +136,11 @@ class Sampler(ReplayBuffer):
             self.refill_fn(batch_size)
         tq.kv_clear(partition_id=partition_id, keys=[key for group in dropped for key in group.rows])
         batch, self.carried = kept[:batch_size], kept[batch_size:]
-        seen = rounds * batch_size
+        self.drawn += seen
         metrics = {
             "filter/keep_rate": 1 - len(dropped) / seen,
             "filter/rounds": rounds,
-            "filter/resampled_prompts": seen - batch_size,
+            "filter/resampled_prompts": max(seen - batch_size, 0),
             "filter/dropped_below": below,
             "filter/dropped_above": len(dropped) - below,
             "filter/discarded_tokens": sum(group.tokens for group in dropped),
@@ -169,7 +176,28 @@ class Sampler(ReplayBuffer):
             known = ", ".join(sorted(components[keys[0]]))
             raise FilterError(f"rl.filter.metric={self.metric}: the reward has {known}")
         tq.kv_clear(partition_id=partition_id, keys=prompts)  # filtered once
+        if self.contrast:
+            prompts = self._ordered(prompts, rows, components, partition_id)
         return [Group(rows[p], [float(components[key][self.metric]) for key in rows[p]]) for p in prompts]
+
+    def _ordered(self, prompts: list[str], rows: Any, components: dict[str, Any], partition_id: str) -> list[str]:
+        """The prompts of a round without the contrasts, each of which follows its question; notes their accuracy."""
+        ordered: list[str] = []
+        contrasts: list[str] = []
+        for prompt in prompts:
+            found = [components[key] for key in rows[prompt]]
+            if "shuffled" in found[0]:
+                self.shuffled[ordered[-1]] = float(np.mean([one["accuracy"] for one in found]))
+                contrasts += rows[prompt]
+            else:
+                ordered.append(prompt)
+        tq.kv_clear(partition_id=partition_id, keys=contrasts)
+        return ordered
+
+    def _forget(self) -> None:
+        """Keep the accuracies of the contrasts to what was carried over."""
+        carried = {row_order(next(iter(group.rows)))[0] for group in self.carried}
+        self.shuffled = {prompt: share for prompt, share in self.shuffled.items() if prompt in carried}
 
     # ---------------------------------------------------------------- state
 
@@ -178,13 +206,14 @@ class Sampler(ReplayBuffer):
         rows = [(key, tag) for group in self.carried for key, tag in group.rows.items()]
         return {
             "drawn": self.drawn,
+            "shuffled": self.shuffled,
             "groups": [{"keys": list(group.rows), "values": group.values} for group in self.carried],
             "rows": [{"key": key, "tag": tag, "fields": fields_of(key)} for key, tag in rows],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put the groups carried over back into verl's queue."""
-        self.drawn = state["drawn"]
+        self.drawn, self.shuffled = state["drawn"], state.get("shuffled", {})
         tags = {row["key"]: row["tag"] for row in state["rows"]}
         self.carried = [Group({key: tags[key] for key in g["keys"]}, g["values"]) for g in state["groups"]]
         if tags:

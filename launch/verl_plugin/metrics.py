@@ -20,7 +20,7 @@ class Scored:
         mismatch: 1 where the reasoning leads to another answer, else 0; None where that is unknown.
         judge: the judge's totals so far, as `judge/<name>`.
         chosen: index of the option that a question with a twin was answered with; None: none.
-        bonus: what the relation to the twin's answers adds to the score.
+        bonus: what the answers to the twin, or to the contrast, add to the score.
     """
 
     id: str
@@ -42,12 +42,12 @@ class Scored:
         malformed, mismatch, chosen = (found.get(name) for name in ("malformed", "mismatch", "chosen"))
         return cls(id, task, group, components, malformed, mismatch, judge, chosen)
 
-    def related(self, relation: float | None, weight: float) -> "Scored":
-        """With the relation to the twin's answers as a component, and `weight` times it in the score."""
-        if relation is None:
+    def paid(self, name: str, value: float | None, weight: float) -> "Scored":
+        """With a further component, unless it is None, and `weight` times it in the score."""
+        if value is None:
             return self
-        bonus = weight * relation
-        components = self.components | {"relation": relation, "score": self.components["score"] + bonus}
+        bonus = weight * value
+        components = self.components | {name: value, "score": self.components["score"] + bonus}
         return replace(self, components=components, bonus=bonus)
 
 

@@ -48,7 +48,8 @@ class RewardManager(RewardManagerBase):
         """Components of the reward, with metrics of the response.
 
         Returns:
-            the components; `chosen`, the option's index, of a question with a twin; `malformed`, a slug of the reason,
+            the components; `chosen`, the option's index, of a question with a twin; `shuffled`, 1, of a
+            contrast; `malformed`, a slug of the reason,
             of a malformed response; `mismatch` (0 or 1) where it is known whether the reasoning leads to the answer;
             `judge/...`, the judge's totals so far.
         """
@@ -67,6 +68,8 @@ class RewardManager(RewardManagerBase):
         if "counterpart" in (sample.get("extras") or {}) and parsed.ok:
             chosen = chosen_option(parsed.answer or "", sample["options"])
             scored |= {} if chosen is None else {"chosen": chosen}
+        if (sample.get("extras") or {}).get("turn") == "shuffled":
+            scored["shuffled"] = 1.0
         if parsed.error:
             scored["malformed"] = slug(parsed.error)
         if self.scorer.asks_judge:

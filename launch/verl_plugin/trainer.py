@@ -6,8 +6,9 @@ verl 0.9.1 gives an estimator the token-level rewards, the mask and the group id
 
 import contextvars
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from launch.verl_plugin.metrics import Scored, step_metrics
 from launch.verl_plugin.queue import plain, row_order
 from rewards.advantages import Advantages, Batch, Estimator, build
 from rewards.relation import Answer, relations
+from rewards.temporal import temporal
 
 STATE_FILE, FILTER_FILE = "advantage_state.json", "filter_state.pt"
 
@@ -92,6 +94,7 @@ class Trainer(PPOTrainerSync):
             raise ValueError("a KL term in the reward does not reach its components; use rl.kl_coef, a loss term")
         ours: Any = OmegaConf.to_container(config.algorithm.camreasoner, resolve=True)
         self.relation_weight: float = ours["relation_weight"]
+        self.temporal: dict[str, float] | None = ours["temporal"]
         self.held_out = HeldOut(ours["held_out"], ours["reward"], config.data.seed) if ours["held_out"] else None
         self._fetched = 0
         super().__init__(config)
@@ -145,7 +148,7 @@ class Trainer(PPOTrainerSync):
         real_B = torch.tensor([not tag.get("is_padding", False) for tag in batch.tags])
         fields = ["extra_info", "extra_fields"]
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
-        scored = list(_scored(batch, data, self.relation_weight).values())
+        scored = list(self._scores(batch, data).values())
         token = _current.set(_Batch(self.estimator, scored, real_B))
         try:
             batch = super()._compute_advantage(batch, metrics)
@@ -154,6 +157,13 @@ class Trainer(PPOTrainerSync):
         metrics.update(step_metrics(scored, len(self._truncated(batch))))
         metrics.update(self.estimator.metrics())
         return batch
+
+    def _scores(self, batch: Any, data: Any) -> dict[int, Scored]:
+        """Row -> what its response earns; without padding rows."""
+        scored = _scored(batch, data, self.relation_weight)
+        if self.temporal is None:
+            return scored
+        return dict(zip(scored, contrasted(list(scored.values()), self.replay_buffer.shuffled, **self.temporal)))
 
     def _truncated(self, batch: Any) -> set[str]:
         """Keys of the rollouts that were truncated at the token limit."""
@@ -176,7 +186,7 @@ class Trainer(PPOTrainerSync):
         truncated = self._truncated(batch)
         rollouts: list[Rollout] = []
         prompts: dict[str, str] = {}
-        for row, scored in _scored(batch, data, self.relation_weight).items():
+        for row, scored in self._scores(batch, data).items():
             response, advantages = data["responses"][row], data["returns"][row]  # not yet weighted
             if scored.group not in prompts:  # thousands of placeholders long where a clip is
                 prompts[scored.group] = self.tokenizer.decode(data["prompts"][row], skip_special_tokens=True)
@@ -270,8 +280,28 @@ def _scored(batch: Any, data: Any, relation_weight: float) -> dict[int, Scored]:
     if relation_weight:
         counterparts = [_sample(infos[row])["extras"].get("counterpart") for row in rows]
         answers = [Answer(one.group, of, one.chosen) for one, of in zip(scored, counterparts)]
-        scored = [one.related(found, relation_weight) for one, found in zip(scored, relations(answers))]
+        scored = [one.paid("relation", found, relation_weight) for one, found in zip(scored, relations(answers))]
     return dict(zip(rows, scored))
+
+
+def contrasted(scored: Sequence[Scored], shuffled: Mapping[str, float], bonus: float, ratio: float) -> list[Scored]:
+    """With T-GRPO's temporal reward (`rewards.temporal`); 0 where the question has no contrast.
+
+    Args:
+        scored: whole groups.
+        shuffled: mean accuracy of the answers about shuffled frames, by the group's name.
+    """
+    rows: dict[str, list[int]] = defaultdict(list)
+    for row, one in enumerate(scored):
+        rows[one.group].append(row)
+    earned = [0.0] * len(scored)
+    for group in rows.keys() & shuffled.keys():
+        found = temporal([scored[row].components["accuracy"] for row in rows[group]], shuffled[group], ratio)
+        for row, value in zip(rows[group], found):
+            earned[row] = value
+    known = [{"shuffled_accuracy": shuffled[one.group]} if one.group in shuffled else {} for one in scored]
+    paid = [one.paid("temporal", value, bonus) for one, value in zip(scored, earned)]
+    return [replace(one, components=one.components | fact) for one, fact in zip(paid, known)]
 
 
 def _sample(info: dict[str, Any]) -> dict[str, Any]:

@@ -58,6 +58,19 @@ def test_questions_without_a_twin_come_two_by_two_so_that_no_pair_is_parted():
             assert ("counterpart" in one.extras) == ("counterpart" in other.extras)
 
 
+def test_a_contrast_is_the_same_question_with_the_same_answer_about_shuffled_frames():
+    asked = [*SAMPLES, GROUNDING]
+    found, reasons = paired(asked, ["shuffled"], 0, shuffle=True)
+    assert len(found) == 2 * len(asked) and not reasons
+    for one, other in zip(found[::2], found[1::2]):
+        assert (other.id, other.video) == (f"{one.id}~shuffled", f"twins/shuffled/{one.video}")
+        kept = ("task", "question", "options", "answer", "spans")
+        assert [getattr(one, name) for name in kept] == [getattr(other, name) for name in kept]
+        assert one in asked and other.extras == one.extras | {"turn": "shuffled", "twin_of": one.id}
+    pictures = SAMPLES[0].model_copy(update={"video": None, "images": ["a.jpg"]})
+    assert paired([pictures] * 2, ["shuffled"], 0, shuffle=False)[1] == ["images are not turned for training"] * 2
+
+
 @pytest.mark.parametrize("turn", ["mirrored", "reversed"])
 def test_a_turned_clip_has_the_same_pixels_turned_and_twice_is_as_before(tmp_path: Path, turn):
     frames = np.random.default_rng(0).integers(0, 255, (6, 56, 84, 3), np.uint8)
@@ -70,6 +83,20 @@ def test_a_turned_clip_has_the_same_pixels_turned_and_twice_is_as_before(tmp_pat
     turn_clip(once, twice, turn)
     assert np.array_equal(read_clip(once), shown[::-1] if turn == "reversed" else shown[:, :, ::-1])
     assert twice.read_bytes() == made.read_bytes()
+
+
+def test_a_shuffled_clip_has_the_same_frames_in_an_order_that_its_name_decides(tmp_path: Path):
+    frames = np.random.default_rng(0).integers(0, 255, (8, 56, 56, 3), np.uint8)
+    (tmp_path / "other").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        write_clip(tmp_path / name, frames, 2.0)
+        turn_clip(tmp_path / name, tmp_path / "other" / name, "shuffled")
+    turn_clip(tmp_path / "a.mp4", tmp_path / "again.mp4", "shuffled")
+    shown, one, other = (read_clip(tmp_path / name) for name in ("a.mp4", "other/a.mp4", "other/b.mp4"))
+    order = [int(np.argmin([np.abs(frame.astype(int) - old).sum() for old in shown])) for frame in one]
+    assert sorted(order) == list(range(8)) != order and np.array_equal(one, shown[order])
+    assert (tmp_path / "again.mp4").read_bytes() == (tmp_path / "other/a.mp4").read_bytes()
+    assert not np.array_equal(one, other)
 
 
 def test_the_clip_of_a_twin_is_written_below_the_media_root_once(tmp_path: Path):

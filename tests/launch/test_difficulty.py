@@ -167,12 +167,37 @@ def test_twins_need_even_batches_and_a_relation_needs_twins(made):
     for refused in (
         "rl.twins.relation_weight=0.5",
         ("rl.twins.turns=[mirrored]", "rl.rollout_batch_size=31", "rl.global_batch_size=31"),
+        "rl.twins.turns=[shuffled]",
+        "rl.twins.temporal_bonus=0.3",
+        ("rl.twins.turns=[mirrored,shuffled]", "rl.twins.temporal_bonus=0.3"),
+        ("rl.twins.turns=[shuffled]", "rl.twins.temporal_bonus=0.3", "rl.twins.relation_weight=0.5"),
     ):
         with pytest.raises(RecipeError, match=r"rl\.twins|twins"):
             made(*([refused] if isinstance(refused, str) else refused))
     recipe = made("rl.twins.turns=[mirrored]", "rl.twins.relation_weight=0.5", "advantage=gdpo").recipe
     with pytest.raises(RecipeError, match="never reads the score: give advantage.weights.relation"):
         check_advantage(recipe)
+
+
+CONTRAST = ("rl.twins.turns=[shuffled]", "rl.twins.temporal_bonus=0.3")
+
+
+def test_a_contrast_needs_accuracies_and_an_advantage_that_reads_the_score(made, monkeypatch):
+    async def bare(*_):
+        return {"score": 0.0}
+
+    with pytest.raises(RecipeError, match="never reads the score: give advantage.weights.temporal"):
+        check_advantage(made(*CONTRAST, "advantage=gdpo").recipe)
+    check_advantage(made(*CONTRAST, "advantage=gdpo", "+advantage.weights.temporal=0.3").recipe)
+    monkeypatch.setattr("rewards.scorer.Scorer.score", bare)
+    with pytest.raises(RecipeError, match="compares accuracies: the reward camreasoner has none"):
+        check_advantage(made(*CONTRAST).recipe)
+
+
+def test_the_plan_answers_each_prompt_of_a_contrast_twice(made):
+    assert rounds(made(*CONTRAST, "rl.filter.enabled=false").recipe).likely == 2.0
+    once, twice = (rounds(made("rl.filter.enabled=true", *given).recipe) for given in ((), CONTRAST))
+    assert twice.likely == pytest.approx(2 * once.likely)
 
 
 def test_the_plan_counts_with_the_recorded_rates(made):

@@ -124,7 +124,8 @@ class Prompts:
         self.drawn += count
 
     def sampler(self, **changes) -> Sampler:
-        settings = {"mode": "mean", "metric": "accuracy", "low": 0.01, "high": 0.99, "max_rounds": 3, "pairs": False}
+        settings = {"mode": "mean", "metric": "accuracy", "low": 0.01, "high": 0.99, "max_rounds": 3}
+        settings |= {"pairs": False, "contrast": False}
         settings |= changes
         return Sampler("sync", {}, None, "drop", sampler_kwargs={"filter": settings}, refill_fn=self.draw)
 
@@ -191,6 +192,34 @@ def test_both_branches_of_a_pair_are_kept_or_dropped(queue):
     assert one == [f"step000001.{number:05d}" for number in (0, 1, 4, 5)]
     assert (metrics["filter/dropped_below"], metrics["filter/dropped_above"]) == (1, 3)
     assert metrics["filter/carried_over"] == 0
+
+
+def test_answers_about_shuffled_frames_are_compared_with_and_not_trained_on(queue, monkeypatch, tmp_path):
+    """Each odd prompt is the contrast of the one before it: a step is filled with questions alone."""
+    prompts = Prompts(queue, [2, 1, 0, 4, 3, 3, 1, 0], batch=4)
+    draw = prompts.draw
+
+    def marked(count):
+        draw(count)
+        for key, fields in queue.fields.items():
+            if int(key.split("_")[0].split(".")[1]) % 2:
+                fields["extra_fields"]["reward_extra_info"]["shuffled"] = 1.0
+
+    prompts.draw = marked
+    sampler = prompts.sampler(contrast=True, low=-1.0, high=2.0)
+    one, metrics = prompts.step_of(sampler)
+    assert one == [f"step000001.{number:05d}" for number in (0, 2, 4, 6)]
+    assert sampler.shuffled == dict(zip(one, (0.25, 1.0, 0.75, 0.0)))
+    assert (metrics["filter/rounds"], metrics["filter/keep_rate"], metrics["filter/resampled_prompts"]) == (2, 1.0, 0)
+    assert not queue.fields and not queue.tags["train"]
+    filtering = prompts.sampler(contrast=True)  # nobody got questions 10 and 18 right
+    two, _ = prompts.step_of(filtering)
+    assert two == [f"step000002.{number:05d}" for number in (8, 12, 14, 16)] and len(filtering.carried) == 0
+    three, _ = prompts.step_of(filtering)
+    assert set(three) <= filtering.shuffled.keys()
+    monkeypatch.setattr(filter_module, "fields_of", lambda key: {"ids": torch.arange(3), **queue.fields[key]})
+    torch.save(filtering.state_dict(), tmp_path / "state.pt")
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["shuffled"] == filtering.shuffled
 
 
 def test_the_cap_ends_a_step_early_and_an_empty_one_is_an_error(queue):

@@ -182,6 +182,18 @@ def test_metrics():
 # ---------------------------------------------------------------- twins
 
 
+def test_right_answers_about_frames_in_order_earn_the_temporal_reward(tokenizer):
+    rewards = manager(tokenizer, name="camreasoner", format_weight=0.1)
+    contrast = SAMPLE | {"extras": SAMPLE["extras"] | {"turn": "shuffled"}}
+    assert score(rewards, GOOD, contrast)["shuffled"] == 1.0 and "shuffled" not in score(rewards, GOOD)
+    rows = [scored(group, value, accuracy=value) for group in ("a", "b", "c") for value in (1.0, 0.0)]
+    found = trainer.contrasted(rows, {"a": 0.5, "b": 0.75}, bonus=0.3, ratio=0.8)  # 0.5 >= 0.4, 0.5 < 0.6, no contrast
+    assert [row.components["score"] for row in found] == pytest.approx([1.3, 0.0, 1.0, 0.0, 1.0, 0.0])
+    assert [row.bonus for row in found] == pytest.approx([0.3, 0.0, 0.0, 0.0, 0.0, 0.0])
+    metrics = step_metrics(found, truncated=0)
+    assert metrics["reward/temporal"] == pytest.approx(1 / 6) and metrics["reward/shuffled_accuracy"] == 0.625
+
+
 def test_the_relation_to_the_twin_is_a_component_and_reaches_the_advantage(tokenizer):
     rewards = manager(tokenizer, name="camreasoner", format_weight=0.1)
     twin = SAMPLE | {"id": "one~mirrored", "answer": "A"}

@@ -127,6 +127,21 @@ def test_the_relation_of_twins_is_replayed_within_each_step(tmp_path):
     assert all("relation" not in one for one in alone.components)
 
 
+def test_the_temporal_reward_is_replayed_from_the_recorded_accuracy_on_shuffled_frames(tmp_path):
+    def line(group, number, answer, **known):
+        text = f"<observation>o</observation><think>t</think><answer>{answer}</answer>"
+        return record(1, group, number, text, {"score": 0.0, "accuracy": 0.0, "format": 1.0} | known, 0.0)
+
+    groups = {"a": {"shuffled_accuracy": 0.5}, "b": {"shuffled_accuracy": 0.75}, "c": {}}  # B is right
+    lines = [line(group, n, answer, **known) for group, known in groups.items() for n, answer in enumerate("BA")]
+    path = tmp_path / "1.jsonl"
+    path.write_text("".join(json.dumps(each) + "\n" for each in lines))
+    done = replay([path], CAMREASONER, {"name": "grpo"}, temporal={"bonus": 0.3, "ratio": 0.8})
+    assert [one["temporal"] for one in done.components] == [1.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    assert [one["score"] for one in done.components] == pytest.approx([1.3, 0.1, 1.0, 0.1, 1.0, 0.1])
+    assert done.components[0]["shuffled_accuracy"] == 0.5 and "shuffled_accuracy" not in done.components[4]
+
+
 def test_what_cannot_be_scored_is_listed_with_its_reason(rollouts):
     lines = rollouts[0].read_text().splitlines()
     first = json.loads(lines[0]) | {"sample": SAMPLE | {"answer": "Z"}}

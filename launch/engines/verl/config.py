@@ -16,6 +16,7 @@ from launch.engines.template import fill
 from launch.engines.verl.losses import loss_keys
 from launch.engines.vllm.settings import prefix_caching
 from launch.recipe import Cluster, Recipe, RecipeError
+from launch.recipe_rl import Rl
 from launch.run import Run
 
 # Below these keys verl takes whatever it is given; everywhere else a key unknown to verl is an error.
@@ -144,6 +145,7 @@ def _settings(run: Run, model: str, total_steps: int, ray_temp: Path | None) -> 
         "rollouts": str(folder.rollouts),
         "overlong": recipe.overlong,
         "relation_weight": rl.twins.relation_weight,
+        "temporal": rl.twins.temporal,
         "shared_prefix": shares_prefix(rl.shared_prefix, recipe.model.architecture),
         "use_kl_loss": rl.kl_coef > 0,
         "gpus_per_node": cluster.policy_gpus,
@@ -152,7 +154,7 @@ def _settings(run: Run, model: str, total_steps: int, ray_temp: Path | None) -> 
         # A judge limits the requests of its process, so there must be one process; otherwise verl's own number.
         "reward_workers": 1 if cpu or recipe.judge.name == "endpoint" else 8,
         "prefix_caching": prefix_caching(recipe),
-        "filter": rl.filter.model_dump() | {"pairs": bool(rl.twins.turns)} if rl.filter.enabled else None,
+        "filter": _filter(rl),
         "total_epochs": max(rl.epochs, 10**6 if rl.steps else 0),
         "total_steps": total_steps,
         "logger": ["console", "file", "tensorboard", *recipe.tracking],
@@ -163,6 +165,16 @@ def _settings(run: Run, model: str, total_steps: int, ray_temp: Path | None) -> 
         values["lora_targets"] = "all-linear" if named == "all" else rf".*\.({'|'.join(named)})"
     templates = ["config.yaml", *(["config_cpu.yaml"] if cpu else []), *(["config_lora.yaml"] if recipe.lora else [])]
     return fill([Path(__file__).with_name(name) for name in templates], recipe, values)
+
+
+def _filter(rl: Rl) -> dict[str, Any] | None:
+    """What the sampler takes: T-GRPO's contrasts are taken out also where no group is to be dropped."""
+    contrast = rl.twins.temporal is not None
+    if not (rl.filter.enabled or contrast):
+        return None
+    pairs = {"pairs": bool(rl.twins.turns) and not contrast, "contrast": contrast}
+    keeps_all = {"mode": "mean", "metric": "accuracy", "low": -1.0, "high": 2.0}  # of shares
+    return rl.filter.model_dump() | pairs | ({} if rl.filter.enabled else keeps_all)
 
 
 def _ray_init(cluster: Cluster, temp: Path | None) -> dict[str, Any]:

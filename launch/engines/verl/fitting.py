@@ -16,7 +16,7 @@ from launch.run import Run
 
 def fitting_prompts(run: Run) -> tuple[Path, int]:
     """The parquet file of the prompts that fit, and how many it has; by `rl.by_difficulty` those kept, in order.
-    By `rl.twins` each is followed by its twin.
+    By `rl.twins` each is followed by its twin, which counts unless it is T-GRPO's contrast: that is not trained on.
 
     Those that do not fit are listed in rl/quarantine.jsonl. Where all are taken, it is the file that stage data made.
 
@@ -35,4 +35,5 @@ def fitting_prompts(run: Run) -> tuple[Path, int]:
         kept = with_twins(run, kept)
     with whole_file(paths.rl_prompts, "wb") as out:
         pq.write_table(kept, out)
-    return paths.rl_prompts, kept.num_rows
+    trained = kept.filter(pc.invert(pc.ends_with(pc.struct_field(kept["extra_info"], "id"), "~shuffled")))
+    return paths.rl_prompts, trained.num_rows
