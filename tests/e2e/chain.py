@@ -32,7 +32,9 @@ SMALL = [
 
 def command(stage: str, runs: Path, name: str = "main", *overrides: str) -> list[str]:
     chosen = [] if any(override.startswith("experiment=") for override in overrides) else ["experiment=demo"]
-    settings = [*chosen, f"runs={runs}", f"name={name}", *SMALL, *overrides]
+    rendered = "data=files" not in overrides
+    small = [setting for setting in SMALL if rendered or not setting.startswith("data.rendered")]
+    settings = [*chosen, f"runs={runs}", f"name={name}", *small, *overrides]
     return [sys.executable, "-m", f"launch.{stage}", *settings]
 
 
