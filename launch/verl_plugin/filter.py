@@ -134,7 +134,7 @@ class Sampler(ReplayBuffer):
                     f"{high:g}: rl.filter asks for more than this policy gives; widen it, or start from another epoch"
                 )
             self.refill_fn(batch_size)
-        tq.kv_clear(partition_id=partition_id, keys=[key for group in dropped for key in group.rows])
+        _clear(partition_id, [key for group in dropped for key in group.rows])
         batch, self.carried = kept[:batch_size], kept[batch_size:]
         self.drawn += seen
         metrics = {
@@ -191,7 +191,7 @@ class Sampler(ReplayBuffer):
                 contrasts += rows[prompt]
             else:
                 ordered.append(prompt)
-        tq.kv_clear(partition_id=partition_id, keys=contrasts)
+        _clear(partition_id, contrasts)
         return ordered
 
     def _forget(self) -> None:
@@ -219,3 +219,9 @@ class Sampler(ReplayBuffer):
         if tags:
             fields = list_of_dict_to_tensordict([row["fields"] for row in state["rows"]])
             tq.kv_batch_put(keys=list(tags), partition_id="train", fields=fields, tags=list(tags.values()))
+
+
+def _clear(partition_id: str, keys: list[str]) -> None:
+    """Take rows out of verl's queue, which refuses an empty list."""
+    if keys:
+        tq.kv_clear(partition_id=partition_id, keys=keys)

@@ -88,6 +88,8 @@ class Queue:
         return {partition: {key: dict(tag) for key, tag in tags.items()} for partition, tags in self.tags.items()}
 
     def kv_clear(self, keys, partition_id):
+        if not keys:
+            raise ValueError("Received an empty list as keys.")
         for key in keys:
             del self.tags[partition_id][key]
             self.fields.pop(key, None)
@@ -183,6 +185,11 @@ def test_every_prompt_is_trained_on_once_or_dropped(right, batch):
         assert len(set(trained)) == len(trained)
         assert len(trained) + dropped + len(sampler.carried) == prompts.drawn
         assert all(0 < right[int(name.split(".")[1]) % len(right)] < N for name in trained)
+
+
+def test_a_step_that_drops_nothing_clears_nothing(queue):
+    prompts = Prompts(queue, [2], batch=2)
+    assert prompts.step_of(prompts.sampler())[1]["filter/keep_rate"] == 1.0
 
 
 def test_both_branches_of_a_pair_are_kept_or_dropped(queue):
