@@ -45,7 +45,7 @@ def chosen_model(model: str, experiment: str) -> tuple[Recipe, str]:
         if run.record("merge"):
             return run.recipe, str(run.merged)
         if run.record("sft"):
-            return run.recipe, run.sft_checkpoint(run.recipe.rl.start_epoch)
+            return run.recipe, run.sft_model
         if run.record("model"):
             return run.recipe, run.base_model
         raise LaunchError(f"{folder} has no model yet: run its stages first (model, sft, rl, merge), or give another")

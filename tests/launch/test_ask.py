@@ -39,6 +39,19 @@ def test_a_run_gives_its_last_model(run_folder, tiny_recipe):
         assert path == str(run_folder / model) and recipe.experiment == "demo"
 
 
+def test_the_sft_model_is_meant_where_rl_starts_from_the_base_model(run_folder, tiny_recipe):
+    """As of SFT baselines, which have no RL."""
+    recipe = tiny_recipe("rl.start_epoch=0", "eval.models=[base,sft]")
+    (run_folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    run = run_of(recipe)
+    with stage(run, "model"):
+        pass
+    with stage(run, "sft"):
+        for epoch in range(recipe.sft.num_train_epochs):
+            (run.paths.sft / f"checkpoint-{epoch + 1}").mkdir(parents=True)
+    assert chosen_model(str(run_folder), "camreasoner")[1] == str(run.paths.sft / f"checkpoint-{epoch + 1}")
+
+
 def test_a_model_that_is_no_longer_this_runs_is_refused(run_folder, tiny_recipe):
     run = run_of(tiny_recipe())
     for name in ("data", "model", "sft", "rl"):
