@@ -22,9 +22,9 @@ from typing import Any
 
 import yaml
 
-from data_tools.cli import guarded
 from data_tools.files import whole_lines, write_text
 from data_tools.run_folder import RunFolder
+from launch.command import composing_command
 from launch.compose import compose_complete, compose_recipe
 from launch.console import console
 from launch.errors import LaunchError
@@ -234,6 +234,7 @@ def write(recipe: Recipe, shown: dict[str, float], rates: dict[str, Any], busy: 
     write_text(measured_path(recipe), HEADER + yaml.safe_dump(content.model_dump(), sort_keys=False))
 
 
+@composing_command
 def main() -> None:
     began = time.monotonic()
     arguments = quoted(sys.argv[1:])
@@ -268,4 +269,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    main()

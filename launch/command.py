@@ -62,6 +62,22 @@ def recipe_command(function: Callable[[Recipe], None]) -> Command:
     return hydra_command(work)
 
 
+def composing_command(function: Callable[[], None]) -> Command:
+    """Make a function that composes recipes from `sys.argv` by itself a command; options such as --help are Hydra's."""
+
+    @wraps(function)
+    def main() -> None:
+        if any(argument.startswith("-") for argument in sys.argv[1:]):
+            return hydra_command(_takes_keys)()
+        sys.exit(guarded(function))
+
+    return main
+
+
+def _takes_keys(_: DictConfig) -> None:
+    raise RecipeError("this command takes key=value, and of Hydra's options --help, --cfg and --info alone")
+
+
 def hydra_command(function: Callable[[DictConfig], int | None], stages: Sequence[str] = ()) -> Command:
     """Make `function(config)`, which gets the composed configuration unchecked, a command.
 

@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from data_tools.cli import guarded
 from data_tools.files import whole_folder
 from launch.cluster.launchers import run_stage
+from launch.command import composing_command
 from launch.compose import compose_complete, compose_config
 from launch.console import console
 from launch.errors import LaunchError
@@ -114,6 +114,7 @@ def paper_tables(run: Run, experiment: str) -> list[str]:
     return names
 
 
+@composing_command
 def main() -> None:
     arguments = quoted(sys.argv[1:])
     overrides = overrides_of(arguments)
@@ -134,4 +135,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    main()

@@ -218,7 +218,7 @@ def test_a_calibration_ends_within_its_ten_minutes(tmp_path, monkeypatch, capsys
     monkeypatch.setattr(calibrate, "steps_of", lambda folder, busy: [step(), step()])
     monkeypatch.setattr(calibrate.time, "monotonic", lambda: now[0])
     monkeypatch.setattr("sys.argv", ["calibrate", "experiment=camreasoner", "cluster=node_8gpu", f"runs={tmp_path}"])
-    calibrate.main()
+    calibrate.main.__wrapped__()
     assert limits == {"data": 600, "model": 600, "rl": 600 - calibrate.ENDING}
     assert "calibrated in 580 s, ended before its last step" in capsys.readouterr().out
     (measured,) = tmp_path.glob("calibration.yaml")
@@ -226,7 +226,7 @@ def test_a_calibration_ends_within_its_ten_minutes(tmp_path, monkeypatch, capsys
     limits.clear()
     monkeypatch.setattr(calibrate, "run_stage", lambda name, overrides, until: limits.update({name: until}))
     with pytest.raises(LaunchError, match="stage data alone takes 10 minutes here"):
-        calibrate.main()
+        calibrate.main.__wrapped__()
     assert list(limits) == ["data"]
 
 

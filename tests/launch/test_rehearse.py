@@ -8,12 +8,21 @@ from data_tools.rehearsal import own
 from data_tools.rehearsal.judge import verdict
 from data_tools.sample import Sample, read_samples, write_samples
 from data_tools.synthesis.local_server import LocalEndpoint
-from launch import plan, rehearse
+from launch import calibrate, plan, rehearse
 from launch.compose import compose_complete, compose_recipe
 from launch.errors import LaunchError
 from launch.planning.fits import fits
 from launch.run import run_of
 from rewards.judges.build import build
+
+
+@pytest.mark.parametrize("module", (rehearse, calibrate))
+def test_help_lists_the_groups_and_keys(module, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", [module.__name__, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+    assert not ended.value.code and "experiment: camreasoner" in capsys.readouterr().out
+
 
 STUDIES = ("camreasoner", "camreasoner_authors", "videop2r", "videochat_r1")
 
