@@ -95,7 +95,7 @@ async def extract(
 
 async def _with_events(sample: Sample, endpoint: Endpoint) -> Sample:
     if not sample.answer.strip() or sample.options:
-        raise FieldError("answer", "is no caption")
+        raise FieldError("answer", "is not a caption: extraction takes samples without options, whose answer is a text")
     messages = [
         {"role": "system", "content": _EXTRACT},
         {"role": "user", "content": as_data({"caption": sample.answer})},

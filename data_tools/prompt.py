@@ -48,9 +48,9 @@ class Prompt(BaseModel):
     def _keys_are_known(cls, texts: dict[str, Any], info: Any) -> dict[str, Any]:
         for schema, by_task in {"": texts}.items() if info.field_name == "questions" else texts.items():
             if schema and schema not in SCHEMAS:
-                raise ValueError(f"{schema!r} is no schema; choose from {', '.join(SCHEMAS)}")
+                raise ValueError(f"{schema!r} is not a schema; choose from {', '.join(SCHEMAS)}")
             if unknown := [task for task in by_task if task not in (*TASKS, DEFAULT)]:
-                raise ValueError(f"{unknown[0]!r} is no task; choose from {', '.join((*TASKS, DEFAULT))}")
+                raise ValueError(f"{unknown[0]!r} is not a task; choose from {', '.join((*TASKS, DEFAULT))}")
         return texts
 
     @model_validator(mode="after")

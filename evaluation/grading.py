@@ -235,7 +235,7 @@ def _by_task(sample: Sample, parsed: ParsedResponse, chosen: str | None) -> tupl
         except ValueError as error:  # of the gold; never because of what the model said
             raise SampleError(
                 f"sample {sample.id!r}: answer: {error}: no answer to it can be scored as {sample.task}; "
-                "mend the label, or leave the question out"
+                "correct the label, or leave the question out"
             ) from error
     return "right" if value >= RIGHT else "wrong", value
 

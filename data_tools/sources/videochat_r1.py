@@ -180,7 +180,7 @@ class Grade(Record):
         try:
             options = ast.literal_eval(listed[0]) if listed else []
         except (ValueError, SyntaxError) as error:
-            raise FieldError("instruction", f"its options are no list: {listed and listed[0]}") from error
+            raise FieldError("instruction", f"its options are not a list: {listed and listed[0]}") from error
         return {
             "id": self.video,
             "video": self.video,

@@ -71,7 +71,7 @@ def _clip_of(cut: Cut, image: bool, root: Path, settings: Settings) -> Path:
     if settings.budget is not None:
         return settings.clips / paths_of(normalise_one(cut, root, settings.clips, settings.budget))[0]
     if cut.is_part or cut.frames:
-        raise SampleFailure(f"{cut} is no clip yet: give synthesis.normalise=true")
+        raise SampleFailure(f"{cut} is not a clip yet: give synthesis.normalise=true")
     clip = clip_path(root, cut.video).resolve()
     if not clip.is_file() or not clip.stat().st_size:
         raise ClipError("missing", f"{clip} is missing or empty")

@@ -91,8 +91,8 @@ def test_the_instruction_follows_the_task_and_the_reward():
             {"answer": {"ocr": "<think> <answer>"}},
             "answer.ocr: asks for <think>, which the schema answer does not have",
         ),
-        ({"otta": {"default": ""}}, "'otta' is no schema"),
-        ({"ota": {"ocrr": ""}}, "'ocrr' is no task"),
+        ({"otta": {"default": ""}}, "'otta' is not a schema"),
+        ({"ota": {"ocrr": ""}}, "'ocrr' is not a task"),
     ],
 )
 def test_an_instruction_names_exactly_the_tags_of_its_schema(instructions, reason):

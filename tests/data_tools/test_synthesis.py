@@ -593,7 +593,7 @@ def test_a_part_of_a_video_is_not_sent_whole(data, tmp_path):
     with LocalEndpoint(str) as server:
         settings = settings_for(data, server, tmp_path)
         shown = next(read_samples(data / "sft.jsonl"))
-        with pytest.raises(SampleFailure, match=r"clips/.* from 1 s to 2 s is no clip yet"):
+        with pytest.raises(SampleFailure, match=r"clips/.* from 1 s to 2 s is not a clip yet"):
             request_for(shown.model_copy(update={"start": 1.0, "end": 2.0}), settings)
 
 

@@ -87,5 +87,5 @@ def test_moments_that_end_after_the_clip_are_scored_as_published_and_counted(tmp
 @pytest.mark.parametrize(("task", "gold"), [("open_ended", "😀"), ("math", "???")])
 def test_a_gold_answer_that_no_rule_can_read_is_named(task, gold):
     fields = {"id": "q7", "video": "a.mp4", "question": "?", "source": "mine", "split": "test"}
-    with pytest.raises(SampleError, match=r"sample 'q7': answer: .*mend the label, or leave the question out"):
+    with pytest.raises(SampleError, match=r"sample 'q7': answer: .*correct the label, or leave the question out"):
         grade(Sample(**fields, task=task, answer=gold), Prediction(id="q7", response="3"), "none")
