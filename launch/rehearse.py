@@ -47,6 +47,9 @@ def writers() -> dict[str, Callable[[Path, int], None]]:
 def overrides_of(arguments: Sequence[str]) -> list[str]:
     """The command line of a stage: the user's, the shrinking layer, and the name of the run.
 
+    The layer is laid under `+ablation=`, whose row may have no use for a part of it. Where the recipe asks a judge and
+    the user names none, the judge's model is the local server's.
+
     Raises:
         LaunchError: an experiment that is small already.
     """
@@ -55,9 +58,17 @@ def overrides_of(arguments: Sequence[str]) -> list[str]:
         raise LaunchError(f"experiment={experiment} runs on this machine as it is: make demo EXPERIMENT={experiment}")
     layer = experiment if (RECIPES / "rehearsal" / f"{experiment}.yaml").is_file() else "own"
     name = [] if any(one.startswith("name=") for one in arguments) else [f"name={experiment}"]
-    small = [*arguments, *name, f"+rehearsal={layer}"]
-    on_gpus = compose_config(small).cluster.device == "cuda"  # by cluster=: the layer itself has none
-    return [*small[:-1], f"+rehearsal=[{layer},gpus]"] if on_gpus else small
+    rows = [one for one in arguments if one.startswith("+ablation=")]
+    others = [one for one in arguments if one not in rows]
+    small = compose_config([*others, *name, f"+rehearsal={layer}", *rows])
+    layers = f"[{layer},gpus]" if small.cluster.device == "cuda" else layer  # by cluster=: the layer itself has none
+    judged = small.judge.name == "endpoint" and not _names_judge(arguments)
+    stand_in = [f"judge.model={JUDGE}"] if judged else []
+    return [*others, *name, f"+rehearsal={layers}", *rows, *stand_in]
+
+
+def _names_judge(arguments: Sequence[str]) -> bool:
+    return any(one.startswith("judge.") for one in arguments)
 
 
 def files(run: Run, experiment: str, arguments: Sequence[str]) -> list[str]:
@@ -75,15 +86,15 @@ def files(run: Run, experiment: str, arguments: Sequence[str]) -> list[str]:
 
 @contextmanager
 def judge(recipe: Recipe, arguments: Sequence[str]) -> Iterator[list[str]]:
-    """A local server in place of the recipe's judge, unless the user names one; the overrides that name it."""
-    if recipe.judge.name != "endpoint" or any(one.startswith("judge.") for one in arguments):
+    """A local server in place of the recipe's judge, unless the user names one; the overrides that name its address."""
+    if recipe.judge.name != "endpoint" or _names_judge(arguments):
         yield []
         return
     from data_tools.rehearsal.judge import verdict
     from data_tools.synthesis.local_server import LocalEndpoint
 
     with LocalEndpoint(verdict) as server:
-        yield [f"judge.url={server.url}", f"judge.model={JUDGE}"]
+        yield [f"judge.url={server.url}"]
 
 
 def run_stages(recipe: Recipe, overrides: Sequence[str]) -> dict[str, float]:

@@ -1,11 +1,13 @@
 """VideoChat-R1's files: moments, tracked boxes and grounded questions to train and test on, quality, captions, choices.
 
-videos/{charades,activitynet,nextqa,got,quality}/...mp4
+videos/{charades,activitynet,nextqa,got,quality,fiber}/...mp4
 GOT-10k/{train,val}/<sequence>/...jpg, of which data_tools.frames makes videos/got/
 Annotations/{Charades,ActivityNet,Got,NextGQA,VideoEval}/...
+events.jsonl: captions with their events
 benchmarks/: data_tools/rehearsal/benchmarks.py
 """
 
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -41,7 +43,10 @@ def write(folder: Path, seed: int = 0) -> None:
         make_clips(given)
     for split, count in {"val": 20, "test": 8}.items():
         _write(labels / f"NextGQA/nextgqa_{split}.json", grounded(camera, rng, split, count))
-    _write(labels / "VideoEval/Quality_Access/annotations/Quality_Access_test.json", quality(camera, 8))
+    grades = labels / "VideoEval/Quality_Access/annotations"
+    _write(grades / "Quality_Access_test.json", quality(camera, 8))
+    _write(grades / "Quality_Access_100shot.json", quality(camera, 16, first=100))
+    words.write_lines(folder / "events.jsonl", captions(camera, 16))
     benchmarks.write(folder / "benchmarks", BENCHMARKS, seed)
 
 
@@ -135,10 +140,10 @@ def grounded(camera: Camera, rng: np.random.Generator, split: str, count: int) -
     return records
 
 
-def quality(camera: Camera, count: int) -> list[dict[str, Any]]:
-    """Whether a picture is fine; the options stand in the instruction."""
+def quality(camera: Camera, count: int, first: int = 0) -> list[dict[str, Any]]:
+    """Whether a picture is fine; the options stand in the instruction. Videos are numbered from `first` on."""
     records = []
-    for number in range(count):
+    for number in range(first, first + count):
         shot = camera.film(f"quality/{number:04d}.mp4", _moving(number), "poor" if number % 2 else "motion")
         grades = ["low quality", "high quality"]
         records.append(
@@ -149,3 +154,20 @@ def quality(camera: Camera, count: int) -> list[dict[str, Any]]:
             }
         )
     return records
+
+
+def captions(camera: Camera, count: int) -> Iterator[dict[str, Any]]:
+    """Captions with their events, as samples: what data_tools.events makes."""
+    for number in range(count):
+        shot = camera.film(f"fiber/{number:04d}.mp4", _moving(number))
+        event = words.happens(shot)
+        yield {
+            "id": f"fiber-{number:04d}",
+            "video": f"fiber/{number:04d}.mp4",
+            "question": "What happens in the video?",
+            "answer": f"A plain scene. {event}",
+            "events": [event],
+            "task": "caption",
+            "source": "carebench",
+            "split": "rl",
+        }

@@ -4,8 +4,11 @@ from itertools import combinations
 
 import pytest
 
-from launch.checks import check_advantage
-from launch.compose import compose_recipe
+from launch import rehearse
+from launch.checks import check_advantage, check_counts, check_motions
+from launch.compose import compose_complete, compose_recipe
+from launch.labels import files_of
+from launch.planning.fits import fits
 from launch.planning.prompts import check_prompts
 from launch.recipe import RECIPES
 from launch.run import run_of
@@ -36,6 +39,35 @@ def test_no_two_rows_are_the_same_run(study, demo):
     rows[study] = trained(experiment)
     assert len(rows) > 4
     assert [pair for pair in combinations(rows, 2) if rows[pair[0]] == rows[pair[1]]] == []
+
+
+@pytest.fixture(scope="module")
+def rehearsed(tmp_path_factory):
+    """Command line of each study's rehearsal, whose published files are made, but for one that users give files."""
+    runs = tmp_path_factory.mktemp("runs")
+    own = [f"data.files.{split}=/labels/{split}.jsonl" for split in ("sft", "rl", "test")]
+    given = {study: [f"experiment={study}", f"runs={runs}"] for study in STUDIES}
+    given["camreasoner_crpo"] += [*own, "data.media_root=/videos"]
+    for study, write in rehearse.writers().items():
+        if study in STUDIES:
+            write(runs / "rehearsal" / study / "published", 0)
+    return given
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_every_ablation_can_be_rehearsed(name, rehearsed):
+    study = next(study for study in STUDIES if name.startswith(study))
+    small = compose_complete(rehearse.overrides_of([*rehearsed[study], f"+ablation={name}"]))
+    check_prompts(small)
+    check_advantage(small)
+    check_motions(small)
+    check_counts(small)
+    assert fits(small)[0] == [] and small.cluster.device == "cpu" and small.model.path is None
+    plain = compose_complete(rehearse.overrides_of(rehearsed[study]))
+    assert run_of(small).settings("rl") != run_of(plain).settings("rl") or small.data != plain.data
+    if study != "camreasoner_crpo":
+        for split in ("sft", "rl"):
+            assert [file.path for file in files_of(small, split) if not file.path.exists()] == []
 
 
 def test_every_ablation_belongs_to_a_study():
