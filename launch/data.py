@@ -15,6 +15,7 @@ from launch.dropped import take_drops
 from launch.engines.ray.map import clip_map
 from launch.errors import LaunchError
 from launch.labels import label_files, link_roots, pose_folder, wanted
+from launch.models import require_family
 from launch.planning.prompts import check_prompts
 from launch.recipe import Recipe
 from launch.run import Run
@@ -66,6 +67,8 @@ def check(run: Run) -> None:
     from data_tools.sources import named
 
     recipe = run.recipe
+    if recipe.model.path is not None:
+        require_family(recipe, Path(recipe.model.path))
     if recipe.data.rendered is not None:
         rendered_settings(recipe)
     else:

@@ -32,7 +32,8 @@ from data_tools.run_folder import OWN
 from launch.command import command
 from launch.console import console
 from launch.errors import LaunchError
-from launch.models import digest, key_of, model_digest, model_folder, require_context_length
+from launch.health.network import require_judge
+from launch.models import digest, key_of, model_digest, model_folder, require_context_length, require_family
 from launch.planning.prompts import form_of_set
 from launch.planning.sizes import require_room
 from launch.recipe_eval import EvalSet, Media, Turn
@@ -284,22 +285,30 @@ def check(run: Run) -> None:
 
     Raises:
         LaunchError, RecipeError: a clip that no prompt has room for, no test split, a sample that has nothing for a
-            placeholder of the prompt, or a model with too few positions.
+            placeholder of the prompt, a judge that does not answer, or a model of another family or with too few
+            positions.
     """
+    from evaluation.run_scores import official_benchmark
+
     require_room(run.recipe)
     if OWN in run.recipe.eval.sets and not run.paths.samples("test").exists():
         raise LaunchError(
             f"eval.sets.{OWN} is the run's test split, but data.files.test is null: give other sets, and "
             f"eval.sets.{OWN}=null"
         )
-    for asked in sets(run):
+    chosen = sets(run)
+    for asked in chosen:
         for sample in asked.samples:
             try:
                 asked.form.messages(sample)
             except UserError as error:
                 raise LaunchError(f"eval.sets.{asked.name}: sample {sample.id!r}: {error}") from error
-    for path in models(run).values():
-        require_context_length(run.recipe, model_folder(path))
+    if any(official_benchmark(asked.samples, asked.settings.benchmark).ask for asked in chosen):
+        require_judge(run.recipe)
+    for name, path in models(run).items():
+        folder = model_folder(path)
+        require_family(run.recipe, folder, f"eval.models.{name}")
+        require_context_length(run.recipe, folder)
 
 
 @command("evaluate", check)

@@ -10,6 +10,7 @@ from launch.command import command
 from launch.console import console
 from launch.engines.watch import run_engine
 from launch.errors import LaunchError
+from launch.models import require_family
 from launch.run import Run
 
 
@@ -45,6 +46,8 @@ def check(run: Run) -> None:
             raise LaunchError("model.path is null: the tiny model needs model.architecture (recipes/model/tiny.yaml)")
     elif Path(run.base_model).exists() and not Path(run.base_model, "config.json").exists():
         raise LaunchError(f"model.path: {run.base_model} has no config.json: it is not a Hugging Face model")
+    else:
+        require_family(run.recipe, Path(run.base_model))
 
 
 @command("model", check)

@@ -14,7 +14,7 @@ from data_tools.cli import Arguments
 from data_tools.files import sha256
 from data_tools.run_folder import RunFolder
 from launch.errors import LaunchError
-from launch.recipe import Recipe
+from launch.recipe import RECIPES, Recipe
 from launch.records import require_output
 from launch.run import Run
 from rewards.errors import problems
@@ -148,6 +148,28 @@ def require_trained(model: Path, start: str, why: str = "See its log") -> None:
         f"all {compared} weights that the trained model shares with {start}, which it started from, are the same: "
         f"nothing was learnt. {why}"
     )
+
+
+def require_family(recipe: Recipe, folder: Path, key: str = "model.path") -> None:
+    """Refuse a model folder of another family than the recipe's `model`; `key` names the folder in the recipe.
+
+    Raises:
+        LaunchError: naming file, family and the `model=` to choose.
+    """
+    path = folder / "config.json"
+    if recipe.model.architecture is None or not path.is_file():
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")).get("model_type")
+    except (ValueError, AttributeError) as error:
+        raise LaunchError(f"{path} was cut or edited, and is not a model's configuration: copy it again") from error
+    expected = recipe.model.architecture.family
+    if found is None or found == expected:
+        return
+    files = {one.stem: yaml.safe_load(one.read_text()) for one in sorted((RECIPES / "model").glob("*.yaml"))}
+    fitting = [name for name, model in files.items() if model["path"] and model["architecture"]["family"] == found]
+    choose = f"choose model={' or model='.join(fitting)}" if fitting else "there is no recipe of it in recipes/model"
+    raise LaunchError(f"{key}: {path} has model_type {found}, the recipe's model is {expected}: {choose}")
 
 
 def require_context_length(recipe: Recipe, folder: Path) -> None:

@@ -43,7 +43,10 @@ def check(recipe: Recipe) -> dict[str, dict[str, Any]]:
     """
     from launch.checks import check_counts, check_motions, check_rewards
     from launch.compose import rendered_settings
+    from launch.models import require_family
 
+    if recipe.model.path is not None:
+        require_family(recipe, Path(recipe.model.path))
     if recipe.data.rendered is not None:
         rendered_settings(recipe)
     _require_room_for_clips(recipe)

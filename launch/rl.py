@@ -20,6 +20,7 @@ from launch.engines.verl.config import render
 from launch.engines.verl.fitting import fitting_prompts
 from launch.engines.watch import run_engine, scratch_path
 from launch.errors import LaunchError
+from launch.health.network import require_judge
 from launch.pass_rates import kept_ids
 from launch.planning.prompts import check_prompts
 from launch.run import Run
@@ -105,6 +106,7 @@ def check(run: Run) -> None:
 
     check_prompts(run.recipe)
     check_rewards(run.recipe)
+    require_judge(run.recipe)
     require_motions(run.recipe, read_samples(run.paths.samples("rl")))
     prompts = scorable_prompts(run)
     total_steps(run, len(kept_ids(run.recipe)) if run.recipe.rl.by_difficulty else prompts)

@@ -5,13 +5,15 @@ import socket
 
 import psutil
 
-from launch.health.finding import Finding
+from launch.errors import LaunchError
+from launch.health.finding import Finding, State
 from launch.planning.judge import serve_command
 from launch.recipe import Recipe
 from rewards.judges.http import is_loopback
 
 INTERFACES = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
 JUDGE_SECONDS = 10.0
+NO_LIST = (404, 405, 501)  # what a server without a list of models answers
 
 
 def ports(recipe: Recipe) -> Finding:
@@ -64,11 +66,28 @@ def judge(recipe: Recipe) -> Finding:
     for url in urls:
         remedy = serve_command(recipe) if is_loopback(url) and recipe.cluster.judge_gpus else "start it: docs/judge.md"
         secret = os.environ[key] if key else "none"
-        client = openai.OpenAI(base_url=url, api_key=secret, timeout=JUDGE_SECONDS, max_retries=0)
+        http = openai.DefaultHttpxClient(
+            trust_env=not is_loopback(url), follow_redirects=False
+        )  # as verdicts are asked
+        client = openai.OpenAI(base_url=url, api_key=secret, timeout=JUDGE_SECONDS, max_retries=0, http_client=http)
         try:
             names = [model.id for model in client.models.list()]
         except openai.OpenAIError as error:
+            if getattr(error, "status_code", None) in NO_LIST:
+                return Finding("judge", "doubtful", f"{url} answers, but does not list its models", "docs/judge.md")
             return Finding("judge", "wrong", f"{url}: {error}", remedy)
         if settings["model"] not in names:
-            return Finding("judge", "wrong", f"{url} serves {', '.join(names)}", f"judge.model={(names or ['…'])[0]}")
+            state: State = "doubtful" if key else "wrong"  # hosted models have aliases, which are not listed
+            return Finding("judge", state, f"{url} serves {', '.join(names)}", f"judge.model={(names or ['…'])[0]}")
     return Finding("judge", "ok", f"{settings['model']} at {', '.join(urls)}")
+
+
+def require_judge(recipe: Recipe) -> None:
+    """Ask the judge once, before engines start; asks nobody where the recipe has judge=rules.
+
+    Raises:
+        LaunchError: a server that does not answer within `JUDGE_SECONDS`, or lacks the model; naming its address.
+    """
+    _, state, seen, remedy = judge(recipe)
+    if state == "wrong":
+        raise LaunchError(f"judge=endpoint: {seen}\n  {remedy}\n  or judge=rules, which asks no model")

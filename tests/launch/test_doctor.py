@@ -16,9 +16,11 @@ import pytest
 from rich.console import Console
 
 from data_tools.sample import Sample, write_samples
+from data_tools.synthesis.local_server import LocalEndpoint
 from launch import doctor
 from launch.engines.ray import start
 from launch.engines.ray.health import ray
+from launch.errors import LaunchError
 from launch.health import gpus, machine, network, storage
 from launch.health.finding import Finding
 from launch.recipe import Recipe
@@ -213,6 +215,21 @@ def test_the_judge_answers_and_has_the_model(tiny_recipe):
     assert checked(network.judge, tiny_recipe(*given, "judge.model=m"))[0] == "wrong"
     assert checked(network.judge, tiny_recipe(*given, "judge.model=m", "judge.api_key_env=NO_KEY"))[0] == "wrong"
     assert checked(network.judge, tiny_recipe())[0] == "not needed"
+
+
+def test_a_judge_is_asked_before_engines_start_and_one_without_a_list_of_models_is_taken(tiny_recipe, monkeypatch):
+    with server({"/v1/models": {"data": [{"id": "m", "object": "model"}]}}) as url:
+        given = ["judge=endpoint", f"judge.url={url}/v1"]
+        network.require_judge(tiny_recipe(*given, "judge.model=m"))
+        with pytest.raises(LaunchError, match=rf"{url}/v1 serves m\n  judge\.model=m"):
+            network.require_judge(tiny_recipe(*given, "judge.model=alias"))
+        monkeypatch.setenv("A_KEY", "secret")
+        network.require_judge(tiny_recipe(*given, "judge.model=alias", "judge.api_key_env=A_KEY"))
+    with pytest.raises(LaunchError, match=f"{url}/v1: Connection error"):
+        network.require_judge(tiny_recipe(*given, "judge.model=m"))
+    with LocalEndpoint(lambda body: "") as endpoint:
+        network.require_judge(tiny_recipe("judge=endpoint", f"judge.url={endpoint.url}", "judge.model=m"))
+    network.require_judge(tiny_recipe())
 
 
 def test_the_hub_is_asked_for_models_of_the_hub_alone(tiny_recipe, tmp_path, monkeypatch):

@@ -76,9 +76,18 @@ def contents(run: Run) -> dict[str, bytes | None]:
         ("data", ["rl.filter={{enabled: true, metric: acc}}", "force=true"], "rl.filter.metric=acc: the reward"),
         ("model", ["model.warm_up=null", "force=true"], "the tiny model needs model.warm_up"),
         ("model", ["model.path={folder}", "force=true"], "has no config.json"),
+        ("data", ["model.path={folder}/qwen", "force=true"], "qwen/config.json has model_type qwen3_vl"),
+        ("model", ["model.path={folder}/qwen", "force=true"], "choose model=qwen3_vl_4b or model=qwen3_vl_8b"),
+        ("evaluate", ["eval.models={{mine: '{folder}/qwen'}}"], "eval.models.mine: "),
+        ("evaluate", ["eval.models={{mine: '{folder}/qwen'}}"], "the recipe's model is qwen2_5_vl"),
         ("sft", ["force=true"], "data.files.sft is null"),
         ("sft", ["sft.deepspeed=gone.json", "force=true"], "data.files.sft is null"),
         ("rl", ["rl.start_epoch=0", "force=true"], "do not fill rl.rollout_batch_size"),
+        (
+            "rl",
+            ["judge=endpoint", "judge.url=http://127.0.0.1:9/v1", "judge.model=m", "rl.start_epoch=0", "force=true"],
+            "judge=endpoint: http://127.0.0.1:9/v1: Connection error.\n  start it: docs/judge.md",
+        ),
         ("merge", [], "has no whole checkpoint"),
         ("evaluate", ["eval.models=[base]"], "is neither a model folder"),
     ],
@@ -87,5 +96,8 @@ def test_a_refused_stage_leaves_its_folder_untouched(name, overrides, message, p
     run = prepared(*[one for one in overrides if one.startswith("rl.start_epoch")])
     (tmp_path / "bad.jsonl").write_text("{}\n")
     write_samples(tmp_path / "few.jsonl", [sample("rl")])
+    (tmp_path / "qwen").mkdir()
+    (tmp_path / "qwen/config.json").write_text('{"model_type": "qwen3_vl"}')
+    (tmp_path / "qwen/model.safetensors").write_bytes(b"weights")
     given = [one.format(folder=tmp_path) for one in overrides]
     assert message in refusal(monkeypatch, capsys, run, name, *given)
