@@ -13,6 +13,21 @@ from data_tools.sources.base import Source
 from rewards.errors import UserError
 
 
+# Where the labels of benchmarks lie that no source reads: they are evaluated on as published (docs/evaluation.md).
+BENCHMARKS = {
+    "dream1k": "bytedance/tarsier on GitHub, data/annotations/DREAM-1k.jsonl",
+    "mmvu": "yale-nlp/MMVU on the hub",
+    "mvbench": "OpenGVLab/MVBench on the hub",
+    "refineshot": "wuhang03/RefineShot on GitHub, whose extract.py makes its table of ShotBench's",
+    "shotbench": "Vchitect/ShotBench on the hub",
+    "tempcompass": "llyx97/TempCompass on GitHub, questions/",
+    "vcrbench": "VLM-Reasoning/VCR-Bench on the hub",
+    "video_mmmu": "lmms-lab/VideoMMMU on the hub",
+    "videomme": "lmms-lab/Video-MME on the hub",
+    "vsibench": "nyu-visionx/VSI-Bench on the hub",
+}
+
+
 class DownloadError(UserError):
     """A set that cannot be downloaded; the message says why and what to do."""
 
@@ -51,6 +66,11 @@ def main(arguments: DownloadArguments) -> None:
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
+    if place := BENCHMARKS.get(arguments.source):
+        raise DownloadError(
+            f"{arguments.source} is a benchmark, not a source: get it from {place}; where its files have to lie: "
+            "docs/evaluation.md, and make sets reads them there"
+        )
     source = named(arguments.source)
     for line in (
         source.title,

@@ -3,9 +3,10 @@
 import huggingface_hub
 import pytest
 
-from data_tools.download import DownloadArguments, DownloadError, download, main
-from data_tools.sources import named
+from data_tools.download import BENCHMARKS, DownloadArguments, DownloadError, download, main
+from data_tools.sources import SOURCES, named
 from data_tools.sources.base import SourceError
+from launch.recipe import ROOT
 
 
 def test_what_the_hub_has_is_fetched(tmp_path, monkeypatch):
@@ -31,3 +32,12 @@ def test_the_command_shows_licence_and_layout_first(tmp_path, capsys):
     assert "non-commercial" in shown and "<video id>.mp4" in shown
     with pytest.raises(SourceError, match="choose from"):
         main(DownloadArguments(source="nothing"))
+
+
+def test_a_benchmark_without_a_source_is_told_where_it_lies():
+    with pytest.raises(
+        DownloadError, match=r"shotbench is a benchmark.* Vchitect/ShotBench on the hub.*evaluation\.md"
+    ):
+        main(DownloadArguments(source="shotbench"))
+    page = (ROOT / "docs/evaluation.md").read_text(encoding="utf-8")
+    assert [name for name in BENCHMARKS if f"| `{name}` |" not in page or name in SOURCES] == []
