@@ -12,7 +12,6 @@ from data_tools.sources import named
 from data_tools.sources.base import Source
 from rewards.errors import UserError
 
-
 # Where the labels of benchmarks lie that no source reads: they are evaluated on as published (docs/evaluation.md).
 BENCHMARKS = {
     "dream1k": "bytedance/tarsier on GitHub, data/annotations/DREAM-1k.jsonl",
