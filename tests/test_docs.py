@@ -125,7 +125,7 @@ def recipes(tmp_path_factory) -> Path:
 def written_by_the_reader(folder: str) -> list[tuple[str, str]]:
     """(path, content) of the files below `folder` that docs/howto.md shows: a path, a colon, a block."""
     page = (ROOT / "docs" / "howto.md").read_text()
-    return re.findall(rf"`({folder}/[\w/]+\.\w+)`:\n\n```\w+\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    return re.findall(rf"`(?:~/my/)?({folder}/[\w/]+\.\w+)`:\n\n```\w+\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
 
 
 def test_commands_are_found():
