@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from data_tools.cli import guarded
 from launch.cluster.launchers import register
-from launch.compose import read_recipe
+from launch.compose import read_recipe, require_change
 from launch.overrides import hydra_message, quoted
 from launch.recipe import RECIPES, Recipe, RecipeError
 from launch.run import Run, finished, run_of, stage
@@ -39,6 +39,7 @@ def command(
             run = run_of(read_recipe(config), HydraConfig.get().overrides.task)
             if not STAGES[name].recorded:
                 return function(run)
+            require_change(run.given)
             run.require(*needs(name, run.recipe))
             before(run)
             if check and not finished(run, name):

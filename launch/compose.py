@@ -130,6 +130,20 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
         raise RecipeError(hydra_message(error)) from error
 
 
+def require_change(overrides: Sequence[str]) -> None:
+    """Refuse `+ablation=` that composes to the recipe without it: its row of a table would be the plain run again.
+
+    Raises:
+        RecipeError: naming it.
+    """
+    rows = [one for one in overrides if one.startswith("+ablation=")]
+    if rows and compose_config(overrides) == compose_config([one for one in overrides if one not in rows]):
+        raise RecipeError(
+            f"{' '.join(rows)} changes nothing here: choose another row of recipes/ablation, or leave it out; keys on "
+            "the command line, which win over it, may undo it"
+        )
+
+
 def compose_complete(overrides: Sequence[str]) -> Recipe:
     """The recipe of a command line that leaves nothing open.
 

@@ -22,7 +22,7 @@ from data_tools.cli import explain
 from data_tools.files import write_text
 from data_tools.run_folder import SPLITS, RunFolder
 from launch.command import hydra_command
-from launch.compose import compose_recipe, differences, experiments
+from launch.compose import compose_recipe, differences, experiments, require_change
 from launch.engines import parsers
 from launch.planning.fits import fits
 from launch.planning.prompts import check_prompts, examples, prompts
@@ -153,7 +153,9 @@ def main(config: DictConfig) -> None:
     wrong = False
     for experiment in [config.experiment] if chosen else experiments():
         try:
-            recipe, missing = compose_recipe([*overrides, *([] if chosen else [f"experiment={experiment}"])])
+            given = [*overrides, *([] if chosen else [f"experiment={experiment}"])]
+            require_change(given)
+            recipe, missing = compose_recipe(given)
             rendered = check(recipe)
             console.print(plan_table(recipe, missing))
             show_prompts(recipe)

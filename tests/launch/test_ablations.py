@@ -6,11 +6,11 @@ import pytest
 
 from launch import rehearse
 from launch.checks import check_advantage, check_counts, check_motions
-from launch.compose import compose_complete, compose_recipe
+from launch.compose import compose_complete, compose_recipe, require_change
 from launch.labels import files_of
 from launch.planning.fits import fits
 from launch.planning.prompts import check_prompts
-from launch.recipe import RECIPES
+from launch.recipe import RECIPES, RecipeError
 from launch.run import run_of
 
 ABLATIONS = sorted(path.stem for path in (RECIPES / "ablation").glob("*.yaml"))
@@ -68,6 +68,21 @@ def test_every_ablation_can_be_rehearsed(name, rehearsed):
     if study != "camreasoner_crpo":
         for split in ("sft", "rl"):
             assert [file.path for file in files_of(small, split) if not file.path.exists()] == []
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_every_ablation_changes_its_study(name):
+    study = next(study for study in STUDIES if name.startswith(study))
+    require_change([f"experiment={study}", f"+ablation={name}"])
+
+
+def test_an_ablation_that_changes_nothing_is_refused():
+    require_change(["experiment=videop2r"])
+    given = ["experiment=videop2r", "+ablation=videop2r_no_length"]
+    with pytest.raises(RecipeError, match=r"\+ablation=videop2r_no_length changes nothing here"):
+        require_change([*given, "reward.length_reward=0.2"])
+    with pytest.raises(RecipeError, match="changes nothing"):
+        require_change([*given, "reward.length_reward=0.0"])
 
 
 def test_every_ablation_belongs_to_a_study():

@@ -80,6 +80,7 @@ def contents(run: Run) -> dict[str, bytes | None]:
         ("model", ["model.path={folder}/qwen", "force=true"], "choose model=qwen3_vl_4b or model=qwen3_vl_8b"),
         ("evaluate", ["eval.models={{mine: '{folder}/qwen'}}"], "eval.models.mine: "),
         ("evaluate", ["eval.models={{mine: '{folder}/qwen'}}"], "the recipe's model is qwen2_5_vl"),
+        ("rl", ["+ablation=camreasoner_crpo_none", "rl.epochs=1", "rl.twins.turns=[]"], "changes nothing here"),
         ("sft", ["force=true"], "data.files.sft is null"),
         ("sft", ["sft.deepspeed=gone.json", "force=true"], "data.files.sft is null"),
         ("rl", ["rl.start_epoch=0", "force=true"], "do not fill rl.rollout_batch_size"),
