@@ -4,6 +4,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
+    from pydantic_core import ErrorDetails
+
+SHORT = 80  # characters of a value that a message repeats
 
 
 class UserError(ValueError):
@@ -17,6 +20,13 @@ class UserError(ValueError):
 def problems(error: "ValidationError", whole: str = "") -> list[str]:
     """What pydantic finds wrong, each as `field: what`; `whole` stands where it is no single field."""
     return [
-        f"{'.'.join(map(str, each['loc'])) or whole}: {each['msg'].removeprefix('Value error, ')}"
+        f"{'.'.join(map(str, each['loc'])) or whole}: {each['msg'].removeprefix('Value error, ')}{_written(each)}"
         for each in error.errors()
     ]
+
+
+def _written(fault: "ErrorDetails") -> str:
+    """How one text is given where several are wanted: `tracking=wandb` is `[wandb]`."""
+    text = fault["input"]
+    forms = {"list_type": f": [{text}]", "dict_type": f": {{name: {text}}}"}
+    return forms.get(fault["type"], "") if isinstance(text, str) and len(text) < SHORT else ""

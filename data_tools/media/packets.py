@@ -118,7 +118,9 @@ def _index(path: Path, container: "InputContainer", stream: "VideoStream") -> Pa
     first = next((number for number, packet in enumerate(packets) if packet.keyframe), 0)
     shown = [packet for packet in packets[first:] if not packet.hidden]
     if len(shown) < 2:
-        raise ClipError("one_frame", "has a single frame, which shows no movement")
+        webp = "; of an animated WebP FFmpeg reads no more: save it as GIF or MP4"
+        only = webp if stream.codec_context.name == "webp" else ""
+        raise ClipError("one_frame", f"has a single frame, which shows no movement{only}")
     aspect, codec = float(stream.sample_aspect_ratio or 1), stream.codec_context.name
     stamps = [packet.stamp for packet in shown if packet.stamp is not None]
     if len(stamps) < len(shown):

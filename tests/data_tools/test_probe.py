@@ -8,6 +8,7 @@ from itertools import count
 
 import made_videos as clips
 import pytest
+from PIL import Image
 
 from data_tools.media import child as module
 from data_tools.media.child import ClipError, clip_path
@@ -92,6 +93,13 @@ def test_what_cannot_be_used_is_named(tmp_path):
         "nearly": "undecodable",
     }
     assert probe(clips.write_video(tmp_path / "good.mp4")).frames == 8  # the child has survived them all
+
+
+def test_an_animated_webp_is_told_from_a_clip_of_one_frame(tmp_path):
+    frames = [Image.new("RGB", (64, 64), (shade, 0, 0)) for shade in (0, 90, 180)]
+    frames[0].save(tmp_path / "clip.webp", save_all=True, append_images=frames[1:], lossless=True)
+    with pytest.raises(ClipError, match="animated WebP FFmpeg reads no more: save it as GIF or MP4"):
+        probe(tmp_path / "clip.webp")
 
 
 def test_a_time_limit_ends_a_decoder_that_hangs(tmp_path, no_idle_children):

@@ -83,6 +83,8 @@ def test_camreasoner_is_the_paper_s():
         ("sft.num_train_epochs=three", "sft.num_train_epochs"),
         ("rl.learning_rate=0", "rl.learning_rate"),
         ("rl.filter.enabled=perhaps", "rl.filter.enabled"),
+        ("tracking=wandb", r"tracking: Input should be a valid list: \[wandb\]"),
+        ("eval.models=rl", "eval.models: Input should be a valid dictionary: {name: rl}"),
         ("+sft.learning_rat=1", "sft.learning_rat"),  # "+" takes Hydra's own check off
         ("rl.global_batch_size=31", "global_batch_size 31"),
         ("rl.start_epoch=9", "rl.start_epoch 9"),
