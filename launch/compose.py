@@ -96,11 +96,10 @@ def _with_files(content: Any) -> Any:
 
 def _file_of(group: str, name: str, key: str) -> Any:
     """Content of a file of recipes/<group>, which `key` names."""
-    path = RECIPES / group / f"{name}.yaml"
-    if not path.is_file():
-        known = sorted(str(each.relative_to(RECIPES / group).with_suffix("")) for each in path.parent.glob("*.yaml"))
+    known = group_files(group)
+    if name not in known:
         raise RecipeError(f"{key}={name}: no such file of recipes/{group}; choose one of {', '.join(known)}")
-    return OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    return OmegaConf.to_container(OmegaConf.load(known[name]), resolve=True)
 
 
 def _validated(content: Any, what: str) -> Recipe:
@@ -181,8 +180,14 @@ def read_prompt(name: str, key: str = "prompt") -> Prompt:
 
 def experiments() -> list[str]:
     """Names of the files in recipes/experiment, and of the user's own."""
-    folders = [RECIPES, *own_folders()]
-    return sorted({path.stem for folder in folders for path in (folder / "experiment").glob("*.yaml")})
+    return list(group_files("experiment"))
+
+
+def group_files(group: str) -> dict[str, Path]:
+    """Name -> file of a group, the user's own among them; of two with one name that of `recipes/`, as for Hydra."""
+    folders = [folder / group for folder in (*own_folders(), RECIPES)]
+    found = {str(path.relative_to(each).with_suffix("")): path for each in folders for path in each.rglob("*.yaml")}
+    return dict(sorted(found.items()))
 
 
 def flat(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -13,8 +13,9 @@ from pydantic import Field, ValidationError
 from data_tools.cli import Arguments
 from data_tools.files import sha256
 from data_tools.run_folder import RunFolder
+from launch.compose import group_files
 from launch.errors import LaunchError
-from launch.recipe import RECIPES, Recipe
+from launch.recipe import Recipe
 from launch.records import require_output
 from launch.run import Run
 from rewards.errors import problems
@@ -166,10 +167,15 @@ def require_family(recipe: Recipe, folder: Path, key: str = "model.path") -> Non
     expected = recipe.model.architecture.family
     if found is None or found == expected:
         return
-    files = {one.stem: yaml.safe_load(one.read_text()) for one in sorted((RECIPES / "model").glob("*.yaml"))}
-    fitting = [name for name, model in files.items() if model["path"] and model["architecture"]["family"] == found]
+    models = {name: yaml.safe_load(file.read_text()) or {} for name, file in group_files("model").items()}
+    fitting = [name for name, model in models.items() if model.get("path") and family_of(model) == found]
     choose = f"choose model={' or model='.join(fitting)}" if fitting else "there is no recipe of it in recipes/model"
     raise LaunchError(f"{key}: {path} has model_type {found}, the recipe's model is {expected}: {choose}")
+
+
+def family_of(model: dict[str, Any]) -> str | None:
+    """Family that a file of recipes/model names; a user's own may leave it to another file."""
+    return (model.get("architecture") or {}).get("family")
 
 
 def require_context_length(recipe: Recipe, folder: Path) -> None:

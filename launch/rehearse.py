@@ -20,12 +20,12 @@ from pathlib import Path
 from data_tools.files import whole_folder
 from launch.cluster.launchers import run_stage
 from launch.command import composing_command
-from launch.compose import compose_complete, compose_config
+from launch.compose import compose_complete, compose_config, group_files
 from launch.console import console
 from launch.errors import LaunchError
 from launch.labels import label_files
 from launch.overrides import quoted
-from launch.recipe import RECIPES, Recipe
+from launch.recipe import Recipe
 from launch.run import Run, owned, run_of
 from launch.stages import STAGES
 
@@ -56,7 +56,7 @@ def overrides_of(arguments: Sequence[str]) -> list[str]:
     experiment = str(compose_config(arguments).experiment)
     if experiment.startswith("demo"):
         raise LaunchError(f"experiment={experiment} runs on this machine as it is: make demo EXPERIMENT={experiment}")
-    layer = experiment if (RECIPES / "rehearsal" / f"{experiment}.yaml").is_file() else "own"
+    layer = experiment if experiment in group_files("rehearsal") else "own"
     name = [] if any(one.startswith("name=") for one in arguments) else [f"name={experiment}"]
     rows = [one for one in arguments if one.startswith("+ablation=")]
     others = [one for one in arguments if one not in rows]

@@ -93,6 +93,10 @@ def test_an_experiment_may_lie_outside_the_checkout(tmp_path, monkeypatch):
     assert done.returncode == 0 and "experiment: mine" in done.stdout, done.stderr
     monkeypatch.setenv("CAMREASONER_RECIPES", str(folder.parent))
     assert compose_complete(["experiment=mine"]).experiment == "mine" and {"mine", "demo"} <= set(experiments())
+    (folder.parent / "media").mkdir()
+    (folder.parent / "media" / "short.yaml").write_text((ROOT / "recipes/media/tiny.yaml").read_text())
+    chosen = compose_complete(["experiment=mine", "+eval.sets.more={files: a.jsonl, media: short}"])
+    assert chosen.eval.sets["more"].media == chosen.media
     monkeypatch.setenv("CAMREASONER_RECIPES", str(tmp_path / "gone"))
     with pytest.raises(RecipeError, match="gone is not a folder"):
         compose_complete(["experiment=demo"])
