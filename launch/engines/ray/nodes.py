@@ -121,16 +121,16 @@ def await_nodes(wanted: int, gpus: int) -> None:
     """
     import ray
 
-    deadline, told = time.monotonic() + JOIN_SECONDS, -1
+    deadline, reported = time.monotonic() + JOIN_SECONDS, -1
     while short := shortage(found := ray.nodes(), wanted, gpus):
         joined = sum(node["Alive"] and node["Resources"].get("GPU", 0) > 0 for node in found)
         if joined >= wanted:
             raise ClusterError(short)
         if time.monotonic() >= deadline:
             raise ClusterError(f"{joined} of {wanted} nodes with GPUs joined in {JOIN_SECONDS:.0f} s: {short}")
-        if joined != told:
+        if joined != reported:
             sys.stderr.write(f"waiting for the cluster's nodes: {joined} of {wanted} have joined\n")
-        told = joined
+        reported = joined
         time.sleep(1.0)
 
 
