@@ -6,6 +6,7 @@ from rewards.advantages.base import Advantages, Batch, Scored, group_ids, normal
 class DrGrpo(Scored):
     """A_i = R_i - mean of its group: questions that are nearly always right or wrong weigh no more than others.
 
+    In the paper the formula stands without a number: section 3.2 in words, appendix A after equation 6 as a formula.
     The paper's other change, a constant instead of each response's length under the sum over its tokens, belongs to
     the loss: `loss.aggregation=constant`.
 

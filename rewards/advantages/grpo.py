@@ -6,6 +6,8 @@ from rewards.advantages.base import Advantages, Batch, Scored, group_ids, normal
 class Grpo(Scored):
     """A_i = (R_i - mean) / (std + eps) within the group; std is the sample standard deviation, as in verl.
 
+    In the paper the formula stands in the text of section 4.1.2, without a number.
+
     Args:
         eps: added to the standard deviation.
 

@@ -1,17 +1,17 @@
-"""REINFORCE++: rewards are normalised over the whole batch (Hu et al., arXiv 2501.03262)."""
+"""REINFORCE++: rewards are normalised over the whole batch (Hu et al., arXiv 2501.03262v9, equations 5 to 7)."""
 
 from rewards.advantages.base import Advantages, Batch, Scored, group_ids, normalised, whitened
 
 
 class ReinforcePp(Scored):
-    """A_i = (R_i - mean) / std over all tokens of the batch, each of which has its response's reward.
+    """A_i = (R_i - mean) / std over all tokens of the batch, each of which has its response's reward (equation 5).
 
     verl's `reinforce_plus_plus` with gamma = 1, and its `reinforce_plus_plus_baseline`. The paper's KL term in the
-    reward is left to the loss (`rl.kl_coef`).
+    reward (equation 4) is left to the loss (`rl.kl_coef`).
 
     Args:
-        group_baseline: subtract the group's mean first (the paper's REINFORCE++-baseline, for several responses to a
-            prompt).
+        group_baseline: subtract the group's mean first (equations 6 and 7, REINFORCE++ with baseline: for several
+            responses to a prompt).
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""RLOO: the mean of the other responses of the group as baseline (Ahmadian et al., arXiv 2402.14740, section 4.2)."""
+"""RLOO: the mean of the other responses of the group as baseline (Ahmadian et al., arXiv 2402.14740, section 2.3)."""
 
 import torch
 
@@ -7,6 +7,8 @@ from rewards.advantages.base import Advantages, Batch, Scored, group_ids, normal
 
 class Rloo(Scored):
     """A_i = R_i - mean of the other responses to the prompt, which is G / (G - 1) (R_i - mean of the group).
+
+    In the paper the formula stands in section 2.3, without a number (equation 9 is of a learnt baseline).
 
     Example:
         >>> batch = Batch(torch.tensor([1.0, 0.0, 0.0]), groups_B=["a"] * 3, tasks_B=["binary"] * 3)
