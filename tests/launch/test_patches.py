@@ -184,6 +184,25 @@ def test_attention_gets_blocks_without_the_states_that_lay_in_them(monkeypatch):
     assert torch.equal(cache[[0, 1, 4, 5]].view(torch.int16), others)
 
 
+def test_a_seed_counts_beside_requests_that_have_none(monkeypatch):
+    """The tokens that a seeded request draws, alone, beside one without a seed, and again."""
+    cpu.name_vllm()
+    import torch
+    from vllm.v1.sample.ops import topk_topp_sampler as module
+
+    monkeypatch.setattr(module.TopKTopPSampler, "forward_cpu", module.TopKTopPSampler.forward_cpu)
+    vllm.seeds_of_some_requests(module)
+    sampler = module.TopKTopPSampler()
+
+    def drawn(rows: int, seeds: dict[int, int]) -> list[list[int]]:
+        generators = {row: torch.Generator().manual_seed(seed) for row, seed in seeds.items()}
+        return [sampler.forward_cpu(torch.zeros(rows, 512), generators, None, None)[0].tolist() for _ in range(4)]
+
+    alone = [tokens[0] for tokens in drawn(1, {0: 7})]
+    assert [tokens[1] for tokens in drawn(3, {1: 7})] == [tokens[2] for tokens in drawn(3, {2: 7, 0: 8})] == alone
+    assert drawn(2, {}) != drawn(2, {})
+
+
 def test_log_probs_of_all_tokens_are_those_that_verl_computes_separately():
     """Values and gradients, to the last bit; in bfloat16, where verl has another way, the values are its own."""
     import torch

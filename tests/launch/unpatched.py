@@ -95,6 +95,20 @@ def clean_blocks_for_attention() -> bool:
     return True
 
 
+def seeds_of_some_requests() -> bool:
+    """Whether the second of two requests, the only one with a seed, draws other tokens each time."""
+    import torch
+    from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
+
+    def drawn() -> list[int]:
+        generators = {1: torch.Generator().manual_seed(7)}
+        draw = TopKTopPSampler.forward_cpu
+        sampler = TopKTopPSampler()
+        return [int(draw(sampler, torch.zeros(2, 512), generators, None, None)[0][1]) for _ in range(4)]
+
+    return drawn() != drawn()
+
+
 def equal_length_position_ids() -> bool:
     import torch
     import verl.utils.tensordict_utils as utils
@@ -237,6 +251,7 @@ CHECKS = [
     seconds_per_grid_for_verl,
     seconds_per_grid_for_vllm,
     clean_blocks_for_attention,
+    seeds_of_some_requests,
     equal_length_position_ids,
     freeze_vision_tower,
     append_metrics,

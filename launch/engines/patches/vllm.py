@@ -10,6 +10,7 @@ def apply() -> None:
     """Run every patch after the import of its module."""
     after_import("vllm.model_executor.models.qwen2_5_vl")(seconds_per_grid_for_vllm)
     after_import("vllm.v1.worker.cpu_model_runner")(clean_blocks_for_attention)
+    after_import("vllm.v1.sample.ops.topk_topp_sampler")(seeds_of_some_requests)
 
 
 def seconds_per_grid_for_vllm(module: Any) -> None:
@@ -66,6 +67,23 @@ def clean_blocks_for_attention(module: Any) -> None:
                 cache.unflatten(0, (blocks, len(cache) // blocks))[block_ids] = 0
 
     module.CPUModelRunner._zero_block_ids = _zero_block_ids
+
+
+def seeds_of_some_requests(module: Any) -> None:
+    """vLLM 0.24.0, v1/sample/ops/topk_topp_sampler.py:195: without a GPU, seeds count only where all requests have one.
+
+    A greedy request has none, so votes that were sampled beside one were others in every run.
+    """
+    import torch
+
+    forward_cpu = module.TopKTopPSampler.forward_cpu
+
+    def forward_with_seeds(self: Any, logits: Any, generators: dict[int, Any], k: Any, p: Any) -> Any:
+        if generators:
+            generators = dict.fromkeys(range(len(logits)), torch.default_generator) | generators
+        return forward_cpu(self, logits, generators, k, p)
+
+    module.TopKTopPSampler.forward_cpu = forward_with_seeds
 
 
 def end_engine_core_with_server(module) -> None:
