@@ -32,6 +32,7 @@ def main() -> None:
     from data_tools.rendered.tiny_model import build_model, build_processor, build_tokenizer, save_model
     from launch.compose import read_recipe
     from launch.engines.vllm.answers import answers
+    from launch.engines.vllm.job import Questions
     from launch.engines.vllm.main import predict, prepare, window
     from launch.engines.vllm.settings import build_engine
     from launch.recipe import ROOT
@@ -43,32 +44,31 @@ def main() -> None:
         root = Path(name)
         tokenizer = build_tokenizer(demo_texts())
         save_model(build_model(tokenizer, 0), build_processor(tokenizer, 84), root / "model")
-        samples = clips(root)
+        samples, out = clips(root), root / "predictions.jsonl"
+        part = Questions(samples=root / "asked.jsonl", root=root, media=recipe.media, form=recipe.form, out=out)
         engine = build_engine(recipe, str(root / "model"))
 
         class InThisProcess:
             def stream(self, questions, window):
-                return answers(engine, recipe, root, questions, window)
+                return answers(engine, recipe, questions, window)
 
             def close(self) -> None: ...
 
         def camreasoner() -> None:
-            out = root / "predictions.jsonl"
-            out.unlink(missing_ok=True)
-            predict(InThisProcess, 1, [(None, sample) for sample in samples], window(recipe), {None: out})
+            part.out.unlink(missing_ok=True)
+            predict(InThisProcess, 1, [(part, sample) for sample in samples], window(recipe, [part]))
 
         def timed_without_caches(work: Callable[[], object]) -> float:
             engine.reset_prefix_cache()
-            engine.reset_mm_cache()
+            engine.llm_engine.reset_mm_cache()
             begin = time.perf_counter()
             work()
             return time.perf_counter() - begin
 
         variants = camreasoner, lambda: plain(engine, recipe, root, samples)
-        times = [[timed_without_caches(variant) for variant in variants] for _ in range(1 + REPEATS)][
-            1:
-        ]  # in turns; the first run does not count
-    sys.stdout.write("\n" + json.dumps([median(column) for column in zip(*times)]) + "\n")
+        times = [[timed_without_caches(variant) for variant in variants] for _ in range(1 + REPEATS)]
+    counted = times[1:]  # in turns; the first run does not count
+    sys.stdout.write("\n" + json.dumps([median(column) for column in zip(*counted)]) + "\n")
 
 
 def plain(engine, recipe, root: Path, samples: list) -> None:
@@ -83,7 +83,7 @@ def plain(engine, recipe, root: Path, samples: list) -> None:
     requests = []
     for sample in samples:
         turns = with_media(
-            messages(sample), [{"type": "video", "video": str(root / sample.video), **recipe.media.model_dump()}]
+            messages(sample), [{"type": "video", "video": str(root / sample.video), **recipe.media.of_clips}]
         )
         text = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         requests.append({"prompt": text, "multi_modal_data": {"video": frames_of(turns)}})
