@@ -26,7 +26,7 @@ def _parsed(line: bytes) -> Any:
     try:
         return json.loads(line)
     except UnicodeDecodeError as error:
-        return FieldError("record", f"not UTF-8: {error.reason} at byte {error.start}")
+        return FieldError("record", f"not text in UTF-8: {error.reason} at byte {error.start}")
     except (ValueError, RecursionError) as error:
         return FieldError("record", f"not JSON: {error}")
 
@@ -58,6 +58,7 @@ def json_object(flatten: Callable[[str, Any], Iterator[tuple[str, Any]]]) -> Ite
 def csv_rows(path: Path) -> Iterator[Item]:
     """One item per row of a table whose first line names the columns; with tabs between them where it ends in .tsv."""
     (file,) = _files(path, "*.csv")
+    csv.field_size_limit(1 << 24)
     with open_text(file) as raw, TextIOWrapper(raw, encoding="utf-8-sig", newline="") as lines:
         try:
             for number, row in enumerate(csv.DictReader(lines, delimiter="\t" if path.suffix == ".tsv" else ","), 1):

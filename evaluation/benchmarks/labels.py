@@ -1,11 +1,9 @@
 """Read published label files."""
 
 import ast
-import csv
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from io import TextIOWrapper
 from pathlib import Path
 from string import ascii_uppercase
 from types import UnionType
@@ -16,7 +14,8 @@ from pydantic import ValidationError
 from data_tools.files import open_text
 from data_tools.sample import FieldError, Sample, first_fault, read_lines
 from data_tools.sources import SOURCES
-from data_tools.sources.base import SourceError, plain_options
+from data_tools.sources.base import Item, Items, SourceError, plain_options
+from data_tools.sources.readers import csv_rows, json_lines, parquet_rows
 from rewards.errors import UserError
 from rewards.reading import chosen_option
 
@@ -90,45 +89,29 @@ def read_json(path: Path) -> Any:
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Records of a JSON list, JSON Lines, CSV, TSV or Parquet file, by its suffix."""
+    suffix = path.suffix.lower()
     if not path.exists():
         raise LabelError(f"{path}: no such label file")
+    if suffix not in (".json", *_READERS):
+        raise LabelError(
+            f"{path}: cannot read {suffix or 'a file without a suffix'}; give json, jsonl, csv, tsv, parquet"
+        )
     try:
-        rows = _rows_of(path)
-    except UnicodeDecodeError as error:
-        raise LabelError(f"{path}: not text in UTF-8 ({error})") from error
-    except csv.Error as error:
-        raise LabelError(f"{path}: not a table ({error})") from error
+        rows = read_json(path) if suffix == ".json" else [_content(item) for item in _READERS[suffix](path)]
+    except SourceError as error:
+        raise LabelError(str(error)) from error
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise LabelError(f"{path}: must hold a list of records, and at least one")
     return rows
 
 
-def _rows_of(path: Path) -> Any:
-    suffix = path.suffix.lower()
-    if suffix == ".json":
-        return read_json(path)
-    if suffix == ".jsonl":
-        rows = []
-        for number, line in read_lines(path):
-            text = line.decode()
-            try:
-                rows.append(json.loads(text))
-            except (ValueError, RecursionError) as error:
-                raise LabelError(f"{path}:{number}: not JSON ({error})") from error
-        return rows
-    if suffix in (".csv", ".tsv"):
-        csv.field_size_limit(1 << 24)
-        with open_text(path) as raw, TextIOWrapper(raw, encoding="utf-8-sig", newline="") as lines:
-            return list(csv.DictReader(lines, delimiter="," if suffix == ".csv" else "\t"))
-    if suffix == ".parquet":
-        import pyarrow
-        import pyarrow.parquet
+_READERS: dict[str, Items] = {".jsonl": json_lines, ".csv": csv_rows, ".tsv": csv_rows, ".parquet": parquet_rows}
 
-        try:
-            return pyarrow.parquet.read_table(path).to_pylist()
-        except pyarrow.ArrowException as error:
-            raise LabelError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from error
-    raise LabelError(f"{path}: cannot read {suffix or 'a file without a suffix'}; give json, jsonl, csv, tsv, parquet")
+
+def _content(item: Item) -> Any:
+    if isinstance(item.content, FieldError):
+        raise LabelError(f"{item.file}:{item.place}: {item.content}")
+    return item.content
 
 
 def no_parts(only: Sequence[str] | None) -> None:
