@@ -13,6 +13,7 @@ from data_tools.files import whole_file, whole_lines
 from data_tools.prompt import without_media
 from data_tools.quarantine import Quarantine, Rejected
 from data_tools.sample import FieldError, Sample, read_samples
+from data_tools.tokens import Tokenizer, tokenizer_of
 from launch.engines.families import FRAMES_PER_PATCH
 from launch.errors import LaunchError
 from launch.labels import limits
@@ -21,15 +22,21 @@ from launch.planning.sizes import visual_tokens
 from launch.run import Run
 
 FRAME = 64  # tokens of the chat template around the texts, at most
+MARKS = 2  # tokens before and after a clip or an image
 NAMES = {"sft": "chains", "rl": "prompts"}
 
 
 class Lengths:
-    """Tokens of the samples of a split with their clip; only those that may be too long are tokenized."""
+    """Tokens of the samples of a split with their clip: two bounds first, since the exact number takes an import of
+    transformers, of 15 s, and a look into the clip."""
 
     def __init__(self, run: Run, split: str) -> None:
         self._run, self._form, self._longest = run, run.recipe.form, visual_tokens(run.recipe)
         self._chain, self._limit = split == "sft", limits(run.recipe)[split]
+
+    @cached_property
+    def _words(self) -> Tokenizer | None:
+        return tokenizer_of(self._run.base_model)
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -43,20 +50,28 @@ class Lengths:
         text = "".join(turn["content"] for turn in self._turns(sample))
         return len(text.encode()) + self._longest + FRAME
 
+    def at_most_in_words(self, sample: Sample) -> int | None:
+        """A closer bound, by the model's tokenizer.json; None where the model has none."""
+        if self._words is None:
+            return None
+        words = sum(self._words.count(without_media(turn["content"])) for turn in self._turns(sample))
+        return words + MARKS * len(sample.media) + self._longest + FRAME
+
     def of(self, sample: Sample) -> int:
         """The tokens that the engine makes of question, clip and, in SFT, chain."""
         turns, asks = self._turns(sample), not self._chain
         settings = {"chat_template": self._run.recipe.model.chat_template, "add_generation_prompt": asks}
         text = self._tokenizer.apply_chat_template(turns, tokenize=False, **settings)
         words = len(self._tokenizer.encode(without_media(text), add_special_tokens=False))
-        return words + 2 * len(sample.media) + self._visual(sample)  # the marks before and after the clip, or an image
+        return words + MARKS * len(sample.media) + self._visual(sample)
 
     def fault(self, sample: Sample) -> FieldError | None:
         """Why a sample is too long."""
-        limit = self._limit.tokens
-        if self.at_most(sample) <= limit or (tokens := self.of(sample)) <= limit:
-            return None
-        return self._limit.fault(tokens)
+        for bound in (self.at_most, self.at_most_in_words):
+            if (most := bound(sample)) is not None and most <= self._limit.tokens:
+                return None
+        tokens = self.of(sample)
+        return self._limit.fault(tokens) if tokens > self._limit.tokens else None
 
     def _turns(self, sample: Sample) -> list[dict[str, str]]:
         chain = [{"role": "assistant", "content": sample.chain or ""}] if self._chain else []

@@ -228,6 +228,23 @@ def keep_weights_loadable() -> bool:
     return bool(ops._supports_onednn) and "remove_weight" in inspect.getsource(utils)
 
 
+def parameters_without_python() -> bool:
+    from torch.nn import Parameter
+    from vllm.model_executor.parameter import BasevLLMParameter
+
+    own = inspect.getsource(BasevLLMParameter.__torch_function__)
+    return (
+        "return super().__torch_function__(func, types, args, kwargs)" in own
+        and BasevLLMParameter.__base__ is Parameter
+    )
+
+
+def look_at_model_here() -> bool:
+    from vllm.model_executor.models import registry
+
+    return "_run_in_subprocess(" in inspect.getsource(registry._LazyRegisteredModel.inspect_model_cls)
+
+
 def end_engine_core_with_server() -> bool:
     """Whether vLLM still leaves its engine core to outlive a killed server."""
     import vllm
@@ -268,6 +285,8 @@ CHECKS = [
     copy_received_weights,
     name_vllm,
     keep_weights_loadable,
+    parameters_without_python,
+    look_at_model_here,
     end_engine_core_with_server,
 ]
 

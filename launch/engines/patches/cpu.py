@@ -24,6 +24,8 @@ def apply() -> None:
     after_import("verl.utils.torch_functional")(log_probs_of_all_tokens)
     after_import("verl.workers.rollout.vllm_rollout.bucketed_weight_transfer")(copy_received_weights)
     after_import("vllm._custom_ops")(keep_weights_loadable)
+    after_import("vllm.model_executor.parameter")(parameters_without_python)
+    after_import("vllm.model_executor.models.registry")(look_at_model_here)
 
 
 class _VllmCpuAsVllm(importlib.metadata.DistributionFinder):
@@ -218,3 +220,17 @@ def keep_weights_loadable(module) -> None:
     """vLLM 0.24.0, layers/utils.py:296: packs each linear layer for oneDNN and drops its weight, so the weights
     of a later policy could not be loaded."""
     module._supports_onednn = False
+
+
+def parameters_without_python(module) -> None:
+    """vLLM 0.24.0, model_executor/parameter.py:123: each operation on a weight runs a Python function that calls
+    torch's own and does nothing else: a tenth of the rollouts of a tiny model."""
+    import torch
+
+    module.BasevLLMParameter.__torch_function__ = torch._C._disabled_torch_function_impl
+
+
+def look_at_model_here(module) -> None:
+    """vLLM 0.24.0, model_executor/models/registry.py:934: imports torch and itself once more in a process of its own,
+    20 s in a fresh checkout, to ask a model's class what it can do without initialising CUDA."""
+    module._run_in_subprocess = lambda look: look()

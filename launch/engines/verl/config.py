@@ -42,6 +42,10 @@ _CONVERTED = (
     "distillation",
 )
 
+# In the engine's own process: between two of them vLLM's queue waits by spinning. By its path, since vLLM takes "mp" in
+# place of "uni" on a CPU (0.24.0, platforms/cpu.py:151): there it could not choose the threads, which `engine_env` did.
+ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+
 
 def render(run: Run, model: str, total_steps: int, ray_temp: Path | None = None) -> DictConfig:
     """verl's whole configuration: its own defaults, then the recipe, then `rl.engine`.
@@ -154,6 +158,7 @@ def _settings(run: Run, model: str, total_steps: int, ray_temp: Path | None) -> 
         # A judge limits the requests of its process, so there must be one process; otherwise verl's own number.
         "reward_workers": 1 if cpu or recipe.judge.name == "endpoint" else 8,
         "prefix_caching": prefix_caching(recipe),
+        "executor": ONE_PROCESS if rl.rollout.tensor_parallel_size == 1 else "mp",
         "filter": _filter(rl),
         "total_epochs": max(rl.epochs, 10**6 if rl.steps else 0),
         "total_steps": total_steps,

@@ -88,18 +88,21 @@ def start(folder: str, raylet: int, modules: tuple[str, ...]) -> str:
 def _serve(server: socket.socket, first: int) -> int:
     """Fork a process for each client until the process `first` ends; return its exit code."""
     signal.signal(signal.SIGTERM, lambda *_: os.kill(first, signal.SIGTERM))
+    ended, wake = _wake_at_end_of_child()
     clients: dict[int, socket.socket] = {}
     while True:
-        ready, _, _ = select.select([server], [], [], 0.05)
-        if ready:
+        ready, _, _ = select.select([server, ended], [], [])
+        if ended in ready:
+            ended.recv(1 << 12)
+        if server in ready:
             client, _ = server.accept()
             request, fds = _receive(client)
             pid = os.fork()
             if pid == 0:
                 # vLLM starts its engine core through multiprocessing.
                 multiprocessing.set_executable(_executable(os.path.dirname(server.getsockname())))
-                server.close()
-                for other in clients.values():
+                signal.set_wakeup_fd(-1)
+                for other in (server, ended, wake, *clients.values()):
                     other.close()
                 _become(request, fds, client)
             for fd in fds:
@@ -117,6 +120,16 @@ def _serve(server: socket.socket, first: int) -> int:
             except OSError:  # the client is gone: nobody waits for the status
                 pass
             client.close()
+
+
+def _wake_at_end_of_child() -> tuple[socket.socket, socket.socket]:
+    """A pair of sockets, of which the first can be read from once a child of this process has ended."""
+    ended, wake = socket.socketpair()
+    wake.setblocking(False)
+    signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # without a handler nothing is written to the socket
+    wake.send(b"\0")  # for a child that has ended by now
+    return ended, wake
 
 
 def _ended() -> Iterator[tuple[int, int]]:
@@ -150,7 +163,8 @@ def _become(request: dict[str, Any], fds: list[int], client: socket.socket) -> N
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
     os.setpgid(0, 0)  # raylet kills a worker by its process group
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGTERM, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
     arguments = request["argv"]
     while arguments[0].startswith("-") and arguments[0] != "-c":  # interpreter flags, fixed by now
         arguments = arguments[1:]
