@@ -42,13 +42,17 @@ def score_run(
     scores = part_scores(SAMPLES.measure(graded, Resamples(SAMPLES.clusters(samples), seed)), graded)
     constant = grade_all(samples, SAMPLES.baselines(samples)["best constant per task"], PLAIN)
     binary = [j for j in graded if j.sample.task == "binary"]
-    choice = [j for j in graded if j.sample.task == "choice"]
+    choice_of = [len(j.sample.options) for j in graded if j.sample.task == "choice"]
+    golds = Counter("yes" if _gold_yes(j) else "no" for j in binary)
     known = Counter(j.motion for j in graded if j.motion is not None)
     outcomes = Counter(j.outcome for j in graded)
     asked = {j.sample.extras["asked"] for j in binary if "asked" in j.sample.extras}
 
     def of(part: str, metric: str, key: str = "value") -> Any:
         return (scores.get(part.replace("_", " "), {}).get(metric) or {}).get(key)
+
+    def task(name: str) -> dict[str, Any]:
+        return {"n": scores.get(name.replace("_", " "), {"n": 0})["n"], "accuracy": of(name, "accuracy")}
 
     def recalls(part: str) -> dict[str, float | None]:
         return {name: of(part, name.replace("_", " ")) for name in ("balanced_accuracy", "yes_recall", "no_recall")}
@@ -74,19 +78,11 @@ def score_run(
         **recalls("binary"),
         "balanced_accuracy_ci": of("binary", "balanced accuracy", "ci"),
         "binary_accuracy": of("binary", "accuracy"),
-        "always_no_accuracy": _share(sum(not _gold_yes(j) for j in binary), len(binary)),
-        "always_yes_accuracy": _share(sum(map(_gold_yes, binary)), len(binary)),
+        **{f"always_{word}_accuracy": _share(golds[word], len(binary)) for word in ("no", "yes")},
         "per_primitive": {name: {"n": scores[name.replace("_", " ")]["n"], **recalls(name)} for name in sorted(asked)},
         "confusable": _confusable(binary),
-        "choice": {
-            "n": len(choice),
-            "accuracy": of("choice", "accuracy"),
-            "chance": _share(sum(1 / len(j.sample.options) for j in choice), len(choice)),
-        },
-        "tasks": {
-            task: {"n": scores[task.replace("_", " ")]["n"], "accuracy": of(task, "accuracy")}
-            for task in sorted({sample.task for sample in samples})
-        },
+        "choice": task("choice") | {"chance": _share(sum(1 / count for count in choice_of), len(choice_of))},
+        "tasks": {name: task(name) for name in sorted({sample.task for sample in samples})},
         "bootstrap": {"unit": "clip", "resamples": RESAMPLES, "seed": seed},
         "parts": scores,
     }

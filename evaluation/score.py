@@ -158,18 +158,8 @@ def score(
         "labels": labels_hash(samples),
         "predictions": sha256(arguments.predictions)[:12],
     }
-    result = asyncio.run(
-        evaluate(
-            benchmark,
-            samples,
-            predictions,
-            settings=settings_hash(settings),
-            schema=schema,
-            judge=judge,
-            seed=arguments.seed,
-            official=official,
-        )
-    )
+    how: dict[str, Any] = {"schema": schema, "judge": judge, "seed": arguments.seed, "official": official}
+    result = asyncio.run(evaluate(benchmark, samples, predictions, settings=settings_hash(settings), **how))
     counts = dict(Counter(j.outcome for j in result.graded))
     scores: dict[str, Any] = {"settings": settings, "counts": counts, "left_out": left_out, "parts": result.scores()}
     scores["strict"] = result.readings[1].scores() if official else None

@@ -22,13 +22,10 @@ def reward(
     """Components and total of one response.
 
     Args:
-        response: as parsed by its schema.
-        sample: a sample's fields, of any task that a rule scores.
+        response, sample: as parsed by its schema; a sample's fields, of any task that a rule scores.
         format_weight: lambda; at most 1 in the formula "interpolated".
-        formula: "interpolated", (1 - lambda) r_acc + lambda r_fmt (equation 3), or "additive",
-            r_acc + lambda r_fmt (section 4.1). Under an advantage that is normalised by the rewards' scale the
-            two are one family: additive with lambda' = lambda / (1 - lambda) is interpolated with lambda
-            (docs/rewards.md).
+        formula: "interpolated", (1 - lambda) r_acc + lambda r_fmt (equation 3), or "additive", r_acc + lambda r_fmt
+            (section 4.1); how the two hang together: docs/rewards.md.
         wrong_penalty: subtracted from r_acc of a well-formed wrong answer (the paper's "penalty"; its code uses 0).
         fidelity_weight: mu, of the observation, in [0, 1]. Where the sample knows what the camera does
             (`extras["motion"]`), the score is (1 - mu) times the above + mu r_fid, with `rewards.motions.fidelity` as

@@ -37,22 +37,20 @@ async def reward(
     A malformed response has no segments: it earns 0 for both.
 
     Args:
-        response: as parsed by its schema.
-        sample: a sample's fields, of any task that a rule scores.
+        response, sample: as parsed by its schema; a sample's fields, of any task that a rule scores.
         judge: is asked what the observation alone supports; it does not see the clip.
         lengths: tokens of the two segments, {"perception": n, "reasoning": n} (`rewards.segments.segment_lengths`).
-        length_reward: R_len of a segment whose accuracy and format are not 0 and whose tokens lie within its bounds.
-        perception_length, reasoning_length: these bounds, both included.
-        sufficient: accuracy from which on the answer that the judge finds makes the perception right; equation 3 knows
-            right and wrong alone, while an answer that is no option may be right in part.
+        length_reward: R_len of a segment with an accuracy and a format above 0, whose tokens lie within its bounds,
+            `perception_length` or `reasoning_length`, both ends included.
+        sufficient: accuracy from which on the answer that the judge finds makes the perception right (equation 3 knows
+            no answers that are right in part).
         show_answer: to which tasks the judge is shown the right answer instead (`rewards.judges.sufficiency`).
-        score: what `score` holds, which is what estimators of one advantage take: the sum of `both` rewards, or
-            `perception` or `reasoning` alone (table 2, without the other).
+        score: what estimators of one advantage take: the sum of `both` rewards, or one alone (table 2).
         stemmer, regression: how open answers and numbers are compared (`rewards.tasks.accuracy`).
 
     Returns:
-        `perception`, `reasoning`, `score` and their parts. `unjudged` is 1 where the judge gave no
-        verdict: `perception` then lacks its accuracy, and `PaGrpo` must leave it out (`judged_B`).
+        `perception`, `reasoning`, `score` and their parts. Where `unjudged` is 1 the judge gave no verdict:
+        `perception` lacks its accuracy, and `PaGrpo` must leave it out (`judged_B`).
 
     Raises:
         ValueError, KeyError: a malformed sample or setting, or no `lengths` although they are rewarded.
@@ -74,26 +72,26 @@ async def reward(
     if length_reward and lengths is None:
         raise ValueError("videop2r rewards lengths in tokens: give `lengths`, or set length_reward to 0")
     tokens = lengths or {"perception": 0, "reasoning": 0}
-    components = dict.fromkeys(COMPONENTS, 0.0)
-    components |= {f"{segment}_tokens": float(tokens[segment]) for segment in ("perception", "reasoning")}
+    counted = dict.fromkeys(COMPONENTS, 0.0) | {f"{segment}_tokens": float(n) for segment, n in tokens.items()}
     if not response.ok:
-        return components
-
-    def length(acc: float, segment: str, bounds: Sequence[int]) -> float:
-        return length_reward if acc > 0 and bounds[0] <= tokens[segment] <= bounds[1] else 0.0
-
+        return counted
     seen = response.parts["observation"]
     acc_p, unjudged = await _perception_accuracy(seen, sample, judge, sufficient, show_answer)
     acc_r = accuracy(response.parts["answer"], sample, stemmer=stemmer, regression=regression)
-    len_p, len_r = length(acc_p, "perception", perception_length), length(acc_r, "reasoning", reasoning_length)
+    len_p = length_reward * (acc_p > 0 and _within(tokens["perception"], perception_length))
+    len_r = length_reward * (acc_r > 0 and _within(tokens["reasoning"], reasoning_length))
     perception, reasoning = acc_p + 1.0 + len_p, acc_r + 1.0 + len_r
     scores = {"both": perception + reasoning, "perception": perception, "reasoning": reasoning}
-    return components | {
+    return counted | {
         **{"score": scores[score], "unjudged": unjudged},
         **{"perception": perception, "perception_accuracy": acc_p, "perception_format": 1.0},
         **{"perception_length": len_p, "reasoning_length": len_r},
         **{"reasoning": reasoning, "accuracy": acc_r, "format": 1.0},
     }
+
+
+def _within(tokens: int, bounds: Sequence[int]) -> bool:
+    return bounds[0] <= tokens <= bounds[1]
 
 
 async def _perception_accuracy(

@@ -49,10 +49,8 @@ async def write_chains(settings: Settings, worker: int = 0, progress: Progress =
         clients["judge"] = judge.endpoint
 
     def save() -> None:
-        used = {who: _less(asdict(client.usage), share[who]) for who, client in clients.items()}
-        write_json(own, used)
+        write_json(own, {who: _less(asdict(client.usage), share[who]) for who, client in clients.items()})
 
-    own.parent.mkdir(parents=True, exist_ok=True)
     failures, saved = 0, monotonic()
     stop: SynthesisError | None = None
     locks: list[FileLock] = []
@@ -81,8 +79,8 @@ async def write_chains(settings: Settings, worker: int = 0, progress: Progress =
                 save()
 
     # Twice as many as the servers take: some records are with the judge while others are with the generator.
-    servers = 2 * endpoint.settings.concurrency * len(endpoint.settings.url)
-    tasks = [asyncio.create_task(serve()) for _ in range(servers)]
+    at_once = endpoint.settings.concurrency * len(endpoint.settings.url)
+    tasks = [asyncio.create_task(serve()) for _ in range(2 * at_once)]
     try:
         await asyncio.gather(*tasks)
         if stop is not None:
