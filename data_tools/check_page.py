@@ -12,6 +12,7 @@ from urllib.parse import quote
 from data_tools.files import write_text
 from data_tools.quarantine import Rejected
 from data_tools.run_folder import SPLITS
+from data_tools.templates import template
 
 if TYPE_CHECKING:
     from data_tools.check import Findings
@@ -77,13 +78,8 @@ def write_page(path: Path, found: "Findings", media_root: Path | None, clean: Se
         media_root: folder of the videos; None where the labels alone were checked.
         clean: files of the records kept.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
     top = sorted(found.templates.items(), key=lambda item: -sum(item[1].values()))
-    page = environment.get_template("check.html.j2").render(
+    page = template(Path(__file__).with_name("check.html.j2")).render(
         found=found,
         names=", ".join(Path(file).name for file in found.files),
         media_root=media_root,

@@ -17,6 +17,7 @@ from data_tools.prompt import Form, without_media
 from data_tools.rendered.scene import read_clip
 from data_tools.run_folder import RunFolder
 from data_tools.sample import Sample, read_samples
+from data_tools.templates import template
 
 EACH = 3  # samples of a task in a split
 READ = 2_000  # samples of a split among which they are looked for
@@ -25,16 +26,11 @@ FRAMES, SIDE = 8, 160  # frames of a clip that are shown, and pixels of their lo
 
 def write_contact_sheet(run: RunFolder, splits: Iterable[str], form: Form) -> Path:
     """Write data/contact_sheet.html of a run whose data are prepared; its path. It holds its pictures itself."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
-    )
     groups = {split: [_card(run.data, sample, form) for sample in _drawn(run.samples(split))] for split in splits}
     root = run.root.absolute()
     name = f"{root.parent.name} / {root.name}"
-    page = environment.get_template("contact_sheet.html.j2").render(run=name, groups=groups)
-    write_text(run.contact_page, page)
+    page = template(Path(__file__).with_name("contact_sheet.html.j2"))
+    write_text(run.contact_page, page.render(run=name, groups=groups))
     return run.contact_page
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from data_tools.files import whole_file, write_text
 from data_tools.sample import Sample
+from data_tools.templates import template
 from evaluation.grading import Schema, grade
 from evaluation.predictions import Prediction
 
@@ -147,9 +148,4 @@ def summary(found: Sequence[Rated], sampled: int) -> dict[str, Any]:
 
 def write_page(path: Path, told: Mapping[str, Any]) -> None:
     """The summary as a page that opens without a network."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    write_text(path, environment.get_template("difficulty.html.j2").render(told))
+    write_text(path, template(Path(__file__).with_name("difficulty.html.j2")).render(told))

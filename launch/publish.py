@@ -37,16 +37,9 @@ def card(run: Run) -> str:
         LaunchError: the run was not evaluated.
     """
     from huggingface_hub import ModelCard, ModelCardData
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    template = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=False,  # Markdown; text from files goes through `plain`
-    )
-    template.filters["plain"] = plain
+    from data_tools.templates import template
+
     shown = facts(run)
     data = ModelCardData(
         base_model=shown["base_id"],
@@ -56,8 +49,9 @@ def card(run: Run) -> str:
         model_name=shown["title"],
         eval_results=list(_results(run.recipe, shown["models"])),
     )
-    body = template.get_template("model_card.md.j2").render(**shown)
-    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}"))
+    # Markdown: text from files goes through `plain`.
+    body = template(Path(__file__).with_name("model_card.md.j2"), escape=False, plain=plain)
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body.render(**shown)}"))
 
 
 def _results(recipe: Recipe, models: dict[str, dict[str, Any]]) -> Iterator["EvalResult"]:

@@ -28,7 +28,7 @@ def render(recipe: Recipe, overrides: list[str], python: str = "") -> str:
     Raises:
         LaunchError: a recipe that takes no GPUs, or a path that would mean another folder on each node.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from data_tools.templates import template
 
     if recipe.cluster.device != "cuda":
         raise LaunchError("cluster.device=cpu: a Slurm script is for GPU nodes, e.g. cluster=ray_cluster")
@@ -37,12 +37,8 @@ def render(recipe: Recipe, overrides: list[str], python: str = "") -> str:
     wide = {name: count for name in stages if (count := nodes(name, recipe)) > 1}
     first = next((place for place, name in enumerate(stages) if nodes(name, recipe) == recipe.cluster.nodes), 0)
     given = [override for override in overrides if not override.startswith("cluster.address=")]
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "cluster"),
-        undefined=StrictUndefined, keep_trailing_newline=True,
-        trim_blocks=True, lstrip_blocks=True, autoescape=False,  # a shell script; what goes in is quoted below
-    )  # fmt: skip
-    return environment.get_template("slurm.sh.j2").render(
+    script = template(Path(__file__).parent / "cluster" / "slurm.sh.j2", escape=False)  # what goes in is quoted
+    return script.render(
         name=f"{recipe.experiment}-{recipe.name}",
         nodes=recipe.cluster.nodes,
         gpus=recipe.cluster.gpus_per_node,
@@ -60,7 +56,7 @@ def render(recipe: Recipe, overrides: list[str], python: str = "") -> str:
 
 @hydra_command
 def main(config: DictConfig) -> None:
-    sys.stdout.write(render(read_recipe(config), list(HydraConfig.get().overrides.task)))
+    sys.stdout.write(render(read_recipe(config), list(HydraConfig.get().overrides.task)) + "\n")
 
 
 if __name__ == "__main__":

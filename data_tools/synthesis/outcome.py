@@ -15,6 +15,7 @@ from data_tools.synthesis.pipeline import read_usage, shards_of
 from data_tools.synthesis.request import SampleFailure, previews
 from data_tools.synthesis.settings import Settings
 from data_tools.synthesis.shards import SynthesisError, read_log, shard_samples
+from data_tools.templates import template
 from rewards.judges.client import data_url
 from rewards.response import SCHEMAS, parse
 
@@ -194,12 +195,8 @@ def draw_funnel(settings: Settings, rows: list[dict[str, Any]], path: Path) -> N
 
 def review_sheet(settings: Settings, summary: dict[str, Any], rows: list[dict[str, Any]], review: Review) -> str:
     """One HTML page without a link to anywhere: the drawn chains beside frames of their clips."""
-    from jinja2 import Environment, PackageLoader
-
     cards = [_card(settings, shown) for shown in review]
-    page = Environment(loader=PackageLoader("data_tools.synthesis", "."), autoescape=True).get_template(
-        "review.html.j2"
-    )
+    page = template(Path(__file__).with_name("review.html.j2"))
     kept = settings.folder / "kept.jsonl"
     return page.render(
         name=settings.name, summary=summary, rows=rows, reference=settings.reference, cards=cards, kept=kept

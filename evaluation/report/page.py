@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
 from data_tools.files import whole_file, write_json, write_text
 from data_tools.run_folder import RunFolder
+from data_tools.templates import template
 from evaluation.diagnosis import diagnose
 from evaluation.report import plots
 from evaluation.report.clips import FOLDER, Clips, jpeg_uri
@@ -72,7 +72,8 @@ def write_report(
     training, overview = _training(inputs), results_table(inputs.sets, inputs.recipe)
     page = _page(inputs, overview) | {"sets": sets, "colours": colours, "clips": clips, "figures": _svg(training)}
     page |= {"viewer": viewer}
-    text = _environment().get_template("report.html.j2").render(page).translate(CONTROLS)
+    filters: dict[str, Any] = {"number": _number, "words": lambda text: text.replace("_", " "), "duration": _duration}
+    text = template(Path(__file__).with_name("report.html.j2"), **filters).render(page).translate(CONTROLS)
 
     # Every input is read by now: an error leaves the last report whole.
     write_tables(folder / "tables", [*([overview] if overview else []), *(t for each in tables.values() for t in each)])
@@ -156,18 +157,6 @@ def _all_models(inputs: Inputs) -> list[Model]:
     """One of each name, in the order of training."""
     found = {model.key: model for chosen in inputs.sets for model in chosen.models}
     return sorted(found.values(), key=lambda model: [*NAMES, ""].index(model.stage))
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,  # what a model wrote must never become HTML
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": _number, "words": lambda text: text.replace("_", " "), "duration": _duration}
-    return environment
 
 
 def _counterfactual(rollouts: Sequence[Rollout]) -> list[dict[str, float]]:

@@ -5,8 +5,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Template
 
+from data_tools.templates import template
 from evaluation.viewer.index import Index
 from evaluation.viewer.query import overview, unread
 
@@ -14,14 +15,13 @@ _HERE = Path(__file__).parent
 
 
 @cache
-def _environment() -> Environment:
-    folders = [_HERE, _HERE.parent / "report"]  # the style is the report's
-    return Environment(loader=FileSystemLoader(folders), autoescape=True, undefined=StrictUndefined)
+def _template(name: str) -> Template:
+    return template(_HERE / name, _HERE.parent / "report")  # the style is the report's
 
 
 def page(live: bool, report: str | None = None) -> str:
     """The page; it asks a server for data, or reads the folder that it lies in. `report`: see `folder.write_folder`."""
-    return _environment().get_template("viewer.html.j2").render(live=live, report=report)
+    return _template("viewer.html.j2").render(live=live, report=report)
 
 
 def _script(name: str) -> tuple[str, str]:
@@ -32,7 +32,7 @@ def _script(name: str) -> tuple[str, str]:
 FILES: dict[str, Callable[[], tuple[str, str]]] = {
     "data.js": lambda: _script("data.js"),
     "viewer.js": lambda: _script("viewer.js"),
-    "viewer.css": lambda: (_environment().get_template("viewer.css.j2").render(), "text/css"),
+    "viewer.css": lambda: (_template("viewer.css.j2").render(), "text/css"),
 }
 
 
