@@ -24,11 +24,11 @@ from data_tools.files import whole_file
 from data_tools.media.cache import Progress
 from data_tools.media.child import ClipError
 from data_tools.media.parallel import ALL_CORES, Map, Threads
-from data_tools.media.probe import ClipInfo, probe_all, probe_stills
+from data_tools.media.probe import ClipInfo, probe_all
 from data_tools.media.stills import StillInfo
 from data_tools.prompt import Form
 from data_tools.quarantine import Quarantine, Rejected
-from data_tools.sample import BY_OPTION, FieldError, Sample, parse_sample, read_lines
+from data_tools.sample import BY_OPTION, Cut, FieldError, Sample, parse_sample, read_lines
 from data_tools.splits import Splits
 from data_tools.tokens import Tokenizer, check_question, tokenizer_of
 from rewards.errors import UserError
@@ -149,13 +149,11 @@ def check_files(
 
     found, clips = Findings(), Clips()
     if media_root is not None:
-        for video, answer in probe_all(
-            splits.videos, media_root, out / "probes.jsonl", each, timeout_s, progress, links_into
-        ):
+        how = each, timeout_s, progress, links_into
+        for video, answer in probe_all(ClipInfo, splits.videos, media_root, out / "probes.jsonl", *how):
             clips.add(video, answer, found)
-        for image, still in probe_stills(
-            splits.images, media_root, out / "images.jsonl", each, timeout_s, progress, links_into
-        ):
+        images = [Cut(image) for image in splits.images]
+        for image, still in probe_all(StillInfo, images, media_root, out / "images.jsonl", *how):
             clips.add_image(image, still, found)
         for video, sha256 in clips.sha256.items():
             splits.add_content(video, sha256)

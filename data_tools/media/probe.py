@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from data_tools.media.budget import VERSION
-from data_tools.media.cache import Progress, VideoCache, each_video
+from data_tools.media.cache import Facts, Progress, VideoCache, each_video
 from data_tools.media.child import ClipError, ask_child, clip_path, serve
 from data_tools.media.frames import decode_frames, how_shown
 from data_tools.media.packets import index_packets
@@ -62,52 +62,33 @@ def probe(path: Source, timeout_s: float = 20, command: tuple[str, ...] = CHILD)
 
 
 def probe_all(
-    videos: Sequence[Cut],
+    kind: type[Facts],
+    cuts: Sequence[Cut],
     media_root: Path,
     cache: Path,
     each: Map,
     timeout_s: float,
     progress: Progress,
     links_into: Sequence[Path] = (),
-) -> Iterator[tuple[str, ClipInfo | ClipError]]:
-    """Each video with what it holds or why it cannot be used, those first that an earlier run has decoded.
+) -> Iterator[tuple[str, Facts | ClipError]]:
+    """Each video or image with what it holds or why it cannot be used, those first that an earlier run has decoded.
 
     Args:
-        videos: whole ones.
+        kind: ClipInfo of videos, StillInfo of images.
+        cuts: whole ones.
         links_into: see `clip_path`.
     """
-    work = partial(_probe_one, (media_root.resolve(), *links_into), timeout_s)
-    known = VideoCache(cache, media_root, ClipInfo, version=VERSION)
-    for cut, answer in each_video(videos, work, known, each, progress):
+    work = partial(_probe_one, kind, (media_root.resolve(), *links_into), timeout_s)
+    known = VideoCache(cache, media_root, kind, version=VERSION)
+    for cut, answer in each_video(cuts, work, known, each, progress):
         yield cut.video, answer
 
 
-def probe_stills(
-    images: Sequence[str],
-    media_root: Path,
-    cache: Path,
-    each: Map,
-    timeout_s: float,
-    progress: Progress,
-    links_into: Sequence[Path] = (),
-) -> Iterator[tuple[str, StillInfo | ClipError]]:
-    """The same of each image."""
-    work = partial(_probe_still, (media_root.resolve(), *links_into), timeout_s)
-    known = VideoCache(cache, media_root, StillInfo, version=VERSION)
-    for cut, answer in each_video([Cut(image) for image in images], work, known, each, progress):
-        yield cut.video, answer
-
-
-def _probe_still(roots: Sequence[Path], timeout_s: float, cut: Cut) -> StillInfo | ClipError:
+def _probe_one(kind: type[Facts], roots: Sequence[Path], timeout_s: float, cut: Cut) -> Facts | ClipError:
     try:
-        return StillInfo(**ask_child(clip_path(roots[0], cut.video, roots[1:]), timeout_s, STILLS_CHILD))
-    except ClipError as error:
-        return error
-
-
-def _probe_one(roots: Sequence[Path], timeout_s: float, cut: Cut) -> ClipInfo | ClipError:
-    try:
-        return probe(source_of(roots[0], cut, roots[1:]), timeout_s)
+        if kind is StillInfo:
+            return kind(**ask_child(clip_path(roots[0], cut.video, roots[1:]), timeout_s, STILLS_CHILD))
+        return kind(**ask_child(source_of(roots[0], cut, roots[1:]), timeout_s, CHILD))
     except ClipError as error:
         return error
 

@@ -174,7 +174,7 @@ def test_a_second_check_decodes_what_is_new(tmp_path, monkeypatch):
     videos.write_video(root / "0.mp4", seed=9, frames=9)
     asked = []
     monkeypatch.setattr(
-        module, "_probe_one", lambda *args, one=module._probe_one: asked.append(args[2].video) or one(*args)
+        module, "_probe_one", lambda *args, one=module._probe_one: asked.append(args[-1].video) or one(*args)
     )
     assert check_files([tmp_path / "rl.jsonl"], out, root, Threads(1)).kept == first.kept == 3
     assert sorted(asked) == ["0.mp4", "2.mp4"]

@@ -13,7 +13,7 @@ from PIL import Image
 from data_tools.media import child as module
 from data_tools.media.child import ClipError, clip_path
 from data_tools.media.parallel import Threads
-from data_tools.media.probe import probe, probe_all
+from data_tools.media.probe import ClipInfo, probe, probe_all
 from data_tools.sample import Cut
 
 ECHO_OR_HANG = (
@@ -171,7 +171,8 @@ def test_links_are_followed_into_the_folders_that_are_named(tmp_path):
     for video, roots in (("a.mp4", []), ("b.mp4", [blobs]), ("../../blobs/1f", [blobs])):
         with pytest.raises(ClipError, match="outside"):
             clip_path(root, video, roots)
-    ask = partial(probe_all, [Cut("a.mp4")], root, tmp_path / "probes.jsonl", Threads(1), 60, lambda done, total: None)
+    cuts, cache = [Cut("a.mp4")], tmp_path / "probes.jsonl"
+    ask = partial(probe_all, ClipInfo, cuts, root, cache, Threads(1), 60, lambda done, total: None)
     ((_, fault),) = ask()
     assert f"to {blobs / '1f'}: name a folder of it in links_into" in str(fault)
     ((_, found),) = ask([blobs])  # the refusal is not remembered
