@@ -9,8 +9,9 @@ from typing import Any
 
 from data_tools.files import bytes_at
 from data_tools.sample import Sample
+from evaluation.predictions import Prediction
 from evaluation.rollouts.records import Rollout
-from evaluation.viewer.facts import CUT, MALFORMED, MISMATCH, UNFAITHFUL, read_prediction, read_rollout, read_sample
+from evaluation.viewer.facts import CUT, MALFORMED, MISMATCH, UNFAITHFUL, record_of
 from evaluation.viewer.index import Index, WatchError
 from evaluation.viewer.segments import segments
 from evaluation.viewer.sources import ROLLOUTS, SET_PREFIX, media_root
@@ -59,7 +60,7 @@ def sample_of(index: Index, id: int) -> tuple[Sample, Path]:
     row = _row(index, id)
     try:
         line = _line(row)
-        sample = read_sample(read_rollout(line).sample if row["view"] == ROLLOUTS else line)
+        sample = record_of(Sample, record_of(Rollout, line).sample if row["view"] == ROLLOUTS else line)
     except (ValueError, OSError) as error:
         raise WatchError(f"{row['path']} has changed since it was read ({error}): look again") from error
     return sample, media_root(index.run, row["view"])
@@ -102,7 +103,7 @@ def _sample(sample: Sample) -> dict[str, Any]:
 
 
 def _of_rollout(row: Row) -> dict[str, Any]:
-    record = read_rollout(_line(row))
+    record = record_of(Rollout, _line(row))
     components = {name: _told(value) for name, value in record.components.items() if name != "score"}
     return {
         **_answer(row, record.response, record.malformed and record.malformed.replace("_", " ")),
@@ -127,7 +128,7 @@ def _verdicts(record: Rollout) -> dict[str, str]:
 
 
 def _of_prediction(row: Row) -> dict[str, Any]:
-    record = read_prediction(_line(row))
+    record = record_of(Prediction, _line(row))
     wrong = "malformed" if row["flags"] & MALFORMED else None
     verdicts = {"thought": "leads to another answer"} if row["flags"] & MISMATCH else {}
     probabilities = record.option_probs or ({} if record.p_yes is None else {"Yes": record.p_yes})

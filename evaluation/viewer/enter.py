@@ -9,13 +9,13 @@ from typing import Any
 from data_tools.files import bytes_at
 from data_tools.sample import Sample
 from evaluation.grading import Graded, grade
+from evaluation.predictions import Prediction
+from evaluation.rollouts.records import Rollout
 from evaluation.viewer.facts import (
     Facts,
     of_prediction,
     of_rollout,
-    read_prediction,
-    read_rollout,
-    read_sample,
+    record_of,
     thought_leads,
 )
 from evaluation.viewer.sources import Source
@@ -37,9 +37,9 @@ def _rollouts(db: sqlite3.Connection, source: Source, file: int, lines: Sequence
     for start, line in lines:
         place = (file, start, len(line))
         try:
-            rollout = read_rollout(line)
+            rollout = record_of(Rollout, line)
             of = groups.get(rollout.group) or _group(db, source.view, source.step, rollout.group)
-            of = of or _new_group(db, source, rollout.group, read_sample(rollout.sample), place)
+            of = of or _new_group(db, source, rollout.group, record_of(Sample, rollout.sample), place)
             groups[rollout.group] = of
             answers.append((*place, of, *of_rollout(rollout)))
         except ValueError as error:
@@ -51,7 +51,7 @@ def _questions(db: sqlite3.Connection, source: Source, file: int, lines: Sequenc
     for start, line in lines:
         place = (file, start, len(line))
         try:
-            sample = read_sample(line)
+            sample = record_of(Sample, line)
         except ValueError as error:
             _unread(db, place, error)
             continue
@@ -66,7 +66,7 @@ def _predictions(db: sqlite3.Connection, source: Source, file: int, lines: Seque
     for start, line in lines:
         place = (file, start, len(line))
         try:
-            prediction = read_prediction(line)
+            prediction = record_of(Prediction, line)
             graded.append((place, grade(_asked(db, source, prediction.id), prediction, source.schema)))
         except ValueError as error:
             _unread(db, place, error)
@@ -89,7 +89,7 @@ def _asked(db: sqlite3.Connection, source: Source, id: str) -> Sample:
     found = db.execute(sql, [source.view, source.control, id]).fetchone()
     if found is None:
         raise ValueError(f"id: {id!r} is not the id of a question that was asked")
-    return read_sample(bytes_at(Path(found["path"]), found["start"], found["length"]))
+    return record_of(Sample, bytes_at(Path(found["path"]), found["start"], found["length"]))
 
 
 def _group(db: sqlite3.Connection, view: str, step: int, name: str) -> int | None:

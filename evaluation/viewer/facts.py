@@ -4,14 +4,12 @@ import json
 from collections.abc import Mapping
 from functools import lru_cache
 from math import isfinite
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from data_tools.sample import Sample
 from evaluation.grading import MALFORMED as MALFORMED_OUTCOMES
 from evaluation.grading import RIGHT, Graded
-from evaluation.predictions import Prediction
 from evaluation.rollouts.records import Rollout
 from evaluation.viewer.segments import texts
 from rewards.errors import problems
@@ -19,6 +17,7 @@ from rewards.judges.rules import RuleJudge, has_rule
 from rewards.motions import stated_motion
 from rewards.reading import chosen_option
 
+Kind = TypeVar("Kind", bound=BaseModel)
 MALFORMED, MISMATCH, UNFAITHFUL, CUT = 1, 2, 4, 8  # flags
 
 
@@ -124,25 +123,9 @@ async def thought_leads(j: Graded) -> bool | None:
     return await RuleJudge().consistent(j.parsed.think, j.answer, vars(j.sample))
 
 
-def read_rollout(line: bytes) -> Rollout:
-    """Raises ValueError that says what is wrong with the line."""
+def record_of(kind: type[Kind], said: Mapping[str, Any] | bytes) -> Kind:
+    """The rollout, prediction or sample of a line, or of fields. Raises ValueError that says what is wrong."""
     try:
-        return Rollout.model_validate_json(line)
+        return kind.model_validate(json.loads(said) if isinstance(said, bytes) else said)
     except ValidationError as error:
-        raise ValueError(problems(error, "line")[0]) from error
-
-
-def read_sample(fields: Mapping[str, Any] | bytes) -> Sample:
-    """The sample of a line, or of a rollout's fields. Raises ValueError that says what is wrong."""
-    try:
-        return Sample.model_validate(json.loads(fields) if isinstance(fields, bytes) else fields)
-    except ValidationError as error:
-        raise ValueError(problems(error, "sample")[0]) from error
-
-
-def read_prediction(line: bytes) -> Prediction:
-    """Raises ValueError that says what is wrong with the line."""
-    try:
-        return Prediction.model_validate(json.loads(line))
-    except ValidationError as error:
-        raise ValueError(problems(error, "line")[0]) from error
+        raise ValueError(problems(error, kind.__name__.lower())[0]) from error
