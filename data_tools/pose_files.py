@@ -89,6 +89,8 @@ def read_poses(path: Path) -> Poses:
 
 
 def _read_tum(path: Path) -> Poses:
+    from scipy.spatial.transform import Rotation
+
     rows: list[list[float]] = []
     with path.open(encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, 1):
@@ -103,7 +105,7 @@ def _read_tum(path: Path) -> Poses:
             f"{path}: all its timestamps are whole numbers, as those of frames are; give seconds from the beginning of "
             "the video, or an .npz with fps"
         )
-    return Poses(table_P8[:, 1:4], _rotations(table_P8[:, 4:]), seconds_P)
+    return Poses(table_P8[:, 1:4], Rotation.from_quat(table_P8[:, 4:]).as_matrix(), seconds_P)
 
 
 def _pose_of(words: list[str], where: str) -> list[float]:
@@ -120,16 +122,6 @@ def _pose_of(words: list[str], where: str) -> list[float]:
     if abs(length - 1) > 0.01:
         raise PoseError(f"{where}: qx qy qz qw is not a rotation: its length is {length:.3g}, not 1")
     return pose
-
-
-def _rotations(quaternions_P4: np.ndarray) -> np.ndarray:
-    """Matrices [P, 3, 3] of quaternions x, y, z, w."""
-    x, y, z, w = (quaternions_P4 / np.linalg.norm(quaternions_P4, axis=1, keepdims=True)).T
-    return np.array([
-        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-    ]).transpose(2, 0, 1)  # fmt: skip
 
 
 def _read_npz(path: Path) -> Poses:

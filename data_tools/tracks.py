@@ -87,20 +87,10 @@ def rotation(vector_3: np.ndarray) -> np.ndarray:
 
 
 def rotation_vectors(turns_N33: np.ndarray) -> np.ndarray:
-    """Rotation vectors [N, 3] in radians of rotation matrices; by less than a half turn each.
+    """Rotation vectors [N, 3] in radians of rotation matrices; by less than a half turn each."""
+    from scipy.spatial.transform import Rotation
 
-    Example:
-        >>> rotation_vectors(rotation(np.array([0.1, -0.2, 3.0]))[None]).round(6).tolist()
-        [[0.1, -0.2, 3.0]]
-    """
-    # The antisymmetric part of a rotation is its axis times the sine of its angle.
-    skew_N3 = np.stack([turns_N33[:, 2, 1] - turns_N33[:, 1, 2], turns_N33[:, 0, 2] - turns_N33[:, 2, 0],
-                        turns_N33[:, 1, 0] - turns_N33[:, 0, 1]], axis=1) / 2  # fmt: skip
-    sine_N = np.linalg.norm(skew_N3, axis=1)
-    angle_N = np.arctan2(sine_N, (np.trace(turns_N33, axis1=1, axis2=2) - 1) / 2)
-    scale_N = np.divide(angle_N, sine_N, out=np.ones_like(sine_N), where=sine_N > 1e-12)
-    vectors: np.ndarray = skew_N3 * scale_N[:, None]
-    return vectors
+    return np.asarray(Rotation.from_matrix(turns_N33).as_rotvec())
 
 
 def units(focal: float, size: float, depth: float = REFERENCE_DEPTH) -> np.ndarray:
