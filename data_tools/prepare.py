@@ -332,12 +332,7 @@ def _rendered(run: RunFolder, split: str, wanted: Wanted) -> Iterator[Sample]:
 
 
 def _export(
-    run: RunFolder,
-    split: str,
-    samples: Iterator[Sample],
-    clips: Mapping[str, Medium],
-    form: Form,
-    *files: ExportFile,
+    run: RunFolder, split: str, samples: Iterator[Sample], clips: Mapping[str, Medium], form: Form, *files: ExportFile
 ) -> int:
     """Write a split's samples to `files` and to the engines' files, in one pass."""
     if split == "sft":

@@ -257,10 +257,7 @@ def paired(graded: Iterable[Graded], twins: Iterable[Graded]) -> list[Graded]:
 
 
 def grade_all(
-    samples: Iterable[Sample],
-    predictions: Mapping[str, Prediction],
-    schema: Schema = "ota",
-    read: Reader | None = None,
+    samples: Iterable[Sample], predictions: Mapping[str, Prediction], schema: Schema = "ota", read: Reader | None = None
 ) -> list[Graded]:
     """Grades in the order of `samples`.
 

@@ -25,10 +25,7 @@ def schema(task: str, *, prompt: Literal["thinking", "direct"] = "thinking") -> 
 
 
 async def reward(
-    response: ParsedResponse,
-    sample: Mapping[str, Any],
-    *,
-    judge: "Judge | None" = None,
+    response: ParsedResponse, sample: Mapping[str, Any], *, judge: "Judge | None" = None
 ) -> dict[str, float]:
     """The sum of the task's rewards; all of them are 0 when the response is malformed.
 

@@ -87,11 +87,7 @@ class ClipImages:
 
 
 def clip_name(
-    source_sha256: str,
-    budget: Budget,
-    start: float | None = None,
-    end: float | None = None,
-    fps: float | None = None,
+    source_sha256: str, budget: Budget, start: float | None = None, end: float | None = None, fps: float | None = None
 ) -> str:
     """Path under the store, without suffix, of what the budget makes of a video, or of a part of it.
 

@@ -100,12 +100,7 @@ def _clip_or_fault(
 
 
 def normalise_one(
-    cut: Cut,
-    media_root: Path,
-    store: Path,
-    budget: Budget,
-    timeout_s: float = 300,
-    links_into: Sequence[Path] = (),
+    cut: Cut, media_root: Path, store: Path, budget: Budget, timeout_s: float = 300, links_into: Sequence[Path] = ()
 ) -> Clip | ClipImages:
     """The clip of one video or part of one, found in the store by the video's content, or made.
 
@@ -119,12 +114,7 @@ def normalise_one(
 
 
 def normalise_still(
-    image: str,
-    media_root: Path,
-    store: Path,
-    budget: Stills,
-    timeout_s: float = 300,
-    links_into: Sequence[Path] = (),
+    image: str, media_root: Path, store: Path, budget: Stills, timeout_s: float = 300, links_into: Sequence[Path] = ()
 ) -> Still:
     """The picture made of one image, found in the store by the image's content, or made.
 

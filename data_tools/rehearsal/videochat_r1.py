@@ -147,11 +147,7 @@ def quality(camera: Camera, count: int, first: int = 0) -> list[dict[str, Any]]:
         shot = camera.film(f"quality/{number:04d}.mp4", _moving(number), "poor" if number % 2 else "motion")
         grades = ["low quality", "high quality"]
         records.append(
-            {
-                "video": f"{number:04d}.mp4",
-                "instruction": QUALITY.format(grades),
-                "answer": grades[not shot.poor],
-            }
+            {"video": f"{number:04d}.mp4", "instruction": QUALITY.format(grades), "answer": grades[not shot.poor]}
         )
     return records
 

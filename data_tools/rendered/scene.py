@@ -181,10 +181,7 @@ def render_frames(scene: Scene, track: Track) -> np.ndarray:
 
 def write_clip(path: Path, frames: np.ndarray, fps: float) -> None:
     """Write frames uint8 [T, H, W, 3] (even height and width) as H.264; the same frames give the same bytes."""
-    with (
-        whole_path(path) as partial,
-        av.open(str(partial), "w", format="mp4", options={"fflags": "+bitexact"}) as clip,
-    ):
+    with whole_path(path) as partial, av.open(str(partial), "w", format="mp4", options={"fflags": "+bitexact"}) as clip:
         stream = clip.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.options = {"crf": "16", "preset": "ultrafast", "threads": "1"}
         stream.height, stream.width = frames.shape[1:3]

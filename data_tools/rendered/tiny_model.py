@@ -215,10 +215,7 @@ def _warm_cosine(step: int, steps: int, warm: int = 30) -> float:
 
 
 def motion_accuracy(
-    model: PreTrainedModel,
-    head: torch.nn.Linear,
-    clips_NTHW3: np.ndarray,
-    motions: Sequence[str | None],
+    model: PreTrainedModel, head: torch.nn.Linear, clips_NTHW3: np.ndarray, motions: Sequence[str | None]
 ) -> float:
     """Share of clips whose motion `head` predicts from the mean of the visual tokens."""
     parts = np.array_split(clips_NTHW3, max(1, len(clips_NTHW3) // 64))

@@ -142,10 +142,7 @@ SAMPLES = Benchmark(
         Metric("R@0.5", "micro: over the line's questions"),
         Metric("R@0.7", "micro: over the line's questions"),
         Metric("well formed", "micro: over the line's questions"),
-        Metric(
-            "observation fidelity",
-            "observation states the true motion; over questions whose motion is known",
-        ),
+        Metric("observation fidelity", "observation states the true motion; over questions whose motion is known"),
         Metric(
             "pair accuracy",
             "both answers right, of pairs of a question and its twin: the same question about the clip mirrored or "

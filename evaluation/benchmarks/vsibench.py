@@ -64,10 +64,7 @@ def _official_value(j: Graded) -> float:
 
 def measure_vsibench(graded: Sequence[Graded], resamples: Resamples) -> list[Part]:
     """Mean over tasks (direction is the mean of its three), and per type."""
-    columns = {
-        "score": np.array([_official_value(j) for j in graded]),
-        "score, MRA with <": values_of(graded),
-    }
+    columns = {"score": np.array([_official_value(j) for j in graded]), "score, MRA with <": values_of(graded)}
     types = masks(graded, "type")
     found = means(columns, types, resamples)
     tasks: dict[str, list[str]] = {}

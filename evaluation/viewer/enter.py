@@ -11,13 +11,7 @@ from data_tools.sample import Sample
 from evaluation.grading import Graded, grade
 from evaluation.predictions import Prediction
 from evaluation.rollouts.records import Rollout
-from evaluation.viewer.facts import (
-    Facts,
-    of_prediction,
-    of_rollout,
-    record_of,
-    thought_leads,
-)
+from evaluation.viewer.facts import Facts, of_prediction, of_rollout, record_of, thought_leads
 from evaluation.viewer.sources import Source
 from rewards.relation import pair_of
 

@@ -7,24 +7,8 @@ from collections.abc import Iterable
 from math import ceil
 
 from launch.engines.families import FRAMES_PER_PATCH, shares_prefix
-from launch.planning.ranges import (
-    BF16,
-    FP32,
-    GB,
-    GRADIENT,
-    MOMENTS,
-    WEIGHT,
-    Range,
-    as_range,
-    calibration,
-)
-from launch.planning.sizes import (
-    architecture_of,
-    patches,
-    ranks,
-    trained_parameters,
-    visual_tokens,
-)
+from launch.planning.ranges import BF16, FP32, GB, GRADIENT, MOMENTS, WEIGHT, Range, as_range, calibration
+from launch.planning.sizes import architecture_of, patches, ranks, trained_parameters, visual_tokens
 from launch.planning.time import SEEN, rounds
 from launch.recipe import Recipe, RecipeError
 

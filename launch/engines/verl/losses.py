@@ -19,10 +19,7 @@ def loss_keys(recipe: Recipe) -> dict[str, Any]:
     `constant` divides by rl.max_response_length; verl alone would take the longest response of a micro-batch.
     """
     loss = recipe.loss
-    actor: dict[str, Any] = {
-        "policy_loss.loss_mode": _MODE[loss.name],
-        "loss_agg_mode": _AGGREGATION[loss.aggregation],
-    }
+    actor: dict[str, Any] = {"policy_loss.loss_mode": _MODE[loss.name], "loss_agg_mode": _AGGREGATION[loss.aggregation]}
     if loss.aggregation == "constant":
         actor["loss_scale_factor"] = recipe.rl.max_response_length
     if loss.name == "sapo":

@@ -95,12 +95,7 @@ def window(recipe: Recipe, parts: Sequence[Questions]) -> int:
 # ---------------------------------------------------------------- many questions, several engines
 
 
-def predict(
-    make: Callable[[], Engine],
-    count: int,
-    questions: Sequence[Question],
-    window: int,
-) -> None:
+def predict(make: Callable[[], Engine], count: int, questions: Sequence[Question], window: int) -> None:
     """Append one record per question to the file of its part, by `count` engines side by side.
 
     Raises:
