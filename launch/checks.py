@@ -90,7 +90,7 @@ def check_motions(recipe: Recipe) -> None:
 def _rl_samples(recipe: Recipe) -> "Iterator[Sample] | None":
     """What the recipe takes of its label files for RL; None where they are not there."""
     from data_tools.labels import read_split
-    from launch.labels import files_of, wanted
+    from launch.samples.labels import files_of, wanted
 
     files, takes = files_of(recipe, "rl"), wanted(recipe).takes
     if not files or not all(file.path.exists() for file in files):

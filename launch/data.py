@@ -11,14 +11,14 @@ from launch.checks import check_counts, check_motions, check_rewards, require_ba
 from launch.command import command
 from launch.compose import rendered_settings
 from launch.console import console, progress_bar
-from launch.dropped import take_drops
 from launch.engines.ray.map import clip_map
 from launch.errors import LaunchError
-from launch.labels import label_files, link_roots, pose_folder, wanted
 from launch.models import require_family
 from launch.planning.prompts import check_prompts
 from launch.recipe import Recipe
 from launch.run import Run
+from launch.samples.dropped import take_drops
+from launch.samples.labels import label_files, link_roots, pose_folder, wanted
 
 
 def prepare(run: Run) -> Mapping[str, int]:

@@ -24,9 +24,9 @@ from launch.console import console
 from launch.engines.vllm.job import Job, Questions, run_job
 from launch.errors import LaunchError
 from launch.models import digest, key_of, model_digest, model_folder, require_context_length
-from launch.pass_rates import made_of
 from launch.recipe import Recipe
 from launch.run import Run, run_of
+from launch.samples.pass_rates import made_of
 
 
 def sampling_recipe(recipe: Recipe) -> Recipe:

@@ -23,10 +23,10 @@ from launch.command import composing_command
 from launch.compose import compose_complete, compose_config, group_files
 from launch.console import console
 from launch.errors import LaunchError
-from launch.labels import label_files
 from launch.overrides import quoted
 from launch.recipe import Recipe
 from launch.run import Run, owned, run_of
+from launch.samples.labels import label_files
 from launch.stages import STAGES
 
 JUDGE = "stand-in"  # the model's name at the local server

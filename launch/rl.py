@@ -21,9 +21,9 @@ from launch.engines.verl.fitting import fitting_prompts
 from launch.engines.watch import run_engine, scratch_path
 from launch.errors import LaunchError
 from launch.health.network import require_judge
-from launch.pass_rates import kept_ids
 from launch.planning.prompts import check_prompts
 from launch.run import Run
+from launch.samples.pass_rates import kept_ids
 
 
 def scorable_prompts(run: Run) -> int:

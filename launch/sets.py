@@ -16,11 +16,11 @@ from launch.command import command
 from launch.console import console, progress_bar
 from launch.engines.ray.map import clip_map
 from launch.errors import LaunchError
-from launch.labels import link_roots
 from launch.planning.sizes import require_room
 from launch.recipe import Recipe
 from launch.recipe_eval import EvalSet
 from launch.run import Run
+from launch.samples.labels import link_roots
 
 if TYPE_CHECKING:
     from data_tools.sample import Sample

@@ -11,10 +11,10 @@ from itertools import islice
 from pathlib import Path
 
 from launch.health.finding import Finding, State
-from launch.labels import files_of
 from launch.planning.memory import disk, total
 from launch.recipe import Recipe
 from launch.run import run_of
+from launch.samples.labels import files_of
 from rewards.errors import UserError
 
 WRITTEN = 256 * 2**20  # bytes that are written to learn how fast a disk is

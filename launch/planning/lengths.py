@@ -6,9 +6,9 @@ from itertools import islice
 from data_tools.labels import LabelFile, Wanted, read_split
 from data_tools.sample import FieldError, Sample
 from data_tools.tokens import timed
-from launch.labels import files_of, limits, wanted
 from launch.planning.sizes import visual_tokens
 from launch.recipe import Recipe
+from launch.samples.labels import files_of, limits, wanted
 
 READ = 10_000  # samples of a split that are looked at: a plan takes seconds
 

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 from launch.engines.activity import COMPUTING
 from launch.engines.families import shares_prefix
-from launch.pass_rates import expected_keep_rate, recorded
 from launch.planning import memory, sizes, time
 from launch.planning.fits import fits
 from launch.planning.judge import judge_rows
@@ -16,6 +15,7 @@ from launch.planning.ranges import Range
 from launch.planning.sizes import global_batch_size, rl_steps, samples, total_steps, visual_tokens
 from launch.planning.val import val_rows
 from launch.recipe import Recipe
+from launch.samples.pass_rates import expected_keep_rate, recorded
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -4,9 +4,9 @@ from math import ceil
 from typing import get_args
 
 from launch.engines.families import FAMILIES, FRAMES_PER_PATCH, MERGE, Architecture, Linear
-from launch.pass_rates import trained_on
 from launch.recipe import Recipe, RecipeError
 from launch.recipe_eval import Media
+from launch.samples.pass_rates import trained_on
 from launch.stages import nodes
 
 # Key of a rendered split's size -> the task of those questions.

@@ -6,11 +6,11 @@ from typing import Any
 
 from launch.compose import flat
 from launch.engines.families import FRAMES_PER_PATCH, shares_prefix
-from launch.pass_rates import expected_keep_rate
 from launch.planning.measured import rates
 from launch.planning.ranges import Range, as_range
 from launch.planning.sizes import architecture_of, global_batch_size, patches, ranks, visual_tokens
 from launch.recipe import Recipe
+from launch.samples.pass_rates import expected_keep_rate
 
 WINDOW = 56  # patches of a mean window of Qwen2.5-VL's tower: 8 x 8, smaller at the edges
 WINDOW_LENGTHS = 4  # of those windows: whole ones, those of two edges, and of the corner

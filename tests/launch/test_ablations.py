@@ -7,11 +7,11 @@ import pytest
 from launch import rehearse
 from launch.checks import check_advantage, check_counts, check_motions
 from launch.compose import compose_complete, compose_recipe, require_change
-from launch.labels import files_of
 from launch.planning.fits import fits
 from launch.planning.prompts import check_prompts
 from launch.recipe import RECIPES, RecipeError
 from launch.run import run_of
+from launch.samples.labels import files_of
 
 ABLATIONS = sorted(path.stem for path in (RECIPES / "ablation").glob("*.yaml"))
 TRAINING = ("data", "model", "sft", "rl")

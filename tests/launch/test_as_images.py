@@ -20,10 +20,10 @@ from launch.compose import compose_complete
 from launch.engines.llamafactory import config as llamafactory
 from launch.engines.verl import config as verl
 from launch.engines.vllm.settings import engine_arguments
-from launch.lengths import Lengths
 from launch.planning.sizes import visual_tokens
 from launch.recipe import RecipeError
 from launch.run import run_of, stage
+from launch.samples.lengths import Lengths
 
 BUDGET = FrameImages(fps=1, max_frames=4, min_frames=2, max_pixels=12544, min_pixels=3136)
 BATCH = ["rl.rollout_batch_size=2", "rl.global_batch_size=2", "rl.micro_batch_size_per_gpu=2"]
@@ -119,7 +119,7 @@ def test_every_stage_is_shown_images_in_place_of_the_clip(tiny_recipe, overrides
 
 
 def test_a_record_may_be_dropped_from_labels_that_became_images(tiny_recipe, overrides, tmp_path):
-    from launch.dropped import _dropped
+    from launch.samples.dropped import _dropped
 
     run = run_of(tiny_recipe(*overrides))
     data.prepare(run)

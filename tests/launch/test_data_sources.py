@@ -14,10 +14,10 @@ from evaluation.benchmarks import BENCHMARKS
 from launch.data import prepare
 from launch.engines.llamafactory import config as llamafactory
 from launch.errors import LaunchError
-from launch.labels import label_files, wanted
 from launch.planning.sizes import visual_tokens
 from launch.recipe import RecipeError
 from launch.run import run_of
+from launch.samples.labels import label_files, wanted
 
 
 def write(path: Path, content) -> str:

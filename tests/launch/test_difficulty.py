@@ -17,12 +17,12 @@ from launch.checks import check_advantage
 from launch.engines.verl import fitting
 from launch.engines.vllm.job import Job, answered_ids
 from launch.errors import LaunchError
-from launch.pass_rates import expected_keep_rate, kept_ids
 from launch.planning.show import rows
 from launch.planning.sizes import samples as count_of
 from launch.planning.time import rounds
 from launch.recipe import RecipeError
 from launch.run import Run, run_of
+from launch.samples.pass_rates import expected_keep_rate, kept_ids
 
 RIGHT = {"never": 0, "seldom": 1, "half": 2, "often": 3, "always": 4, "broken": None}
 SETTINGS = ("difficulty.samples=4", "rl.group_size=4", "rl.filter.enabled=true", "rl.start_epoch=0")

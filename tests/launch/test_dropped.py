@@ -8,9 +8,9 @@ from test_data_media import files
 
 from data_tools.sample import read_samples, write_samples
 from launch.data import prepare
-from launch.dropped import take_drops
 from launch.errors import LaunchError
 from launch.run import Run, run_of, stage
+from launch.samples.dropped import take_drops
 
 
 def do(run: Run, name: str, work) -> bool:

@@ -36,9 +36,9 @@ from launch.engines.patches import cpu
 from launch.engines.verl.fitting import fitting_prompts
 from launch.engines.vllm.clips import frames_of, with_media
 from launch.errors import LaunchError
-from launch.lengths import Lengths
 from launch.recipe import ROOT
 from launch.run import run_of
+from launch.samples.lengths import Lengths
 
 pytestmark = pytest.mark.e2e
 

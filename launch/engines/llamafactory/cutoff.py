@@ -4,8 +4,8 @@ from pathlib import Path
 
 from data_tools.exports import export, llamafactory_file
 from data_tools.sample import read_samples
-from launch.lengths import too_long
 from launch.run import Run
+from launch.samples.lengths import too_long
 
 
 def fitting_dataset(run: Run) -> tuple[Path, int]:

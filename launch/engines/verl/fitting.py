@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 from data_tools.files import whole_file
 from launch.checkpoints import last_rl_step
 from launch.engines.verl.twins import with_twins
-from launch.lengths import too_long
-from launch.pass_rates import kept_ids
 from launch.run import Run
+from launch.samples.lengths import too_long
+from launch.samples.pass_rates import kept_ids
 
 
 def fitting_prompts(run: Run) -> tuple[Path, int]:

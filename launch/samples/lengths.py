@@ -16,10 +16,10 @@ from data_tools.sample import FieldError, Sample, read_samples
 from data_tools.tokens import Tokenizer, tokenizer_of
 from launch.engines.families import FRAMES_PER_PATCH
 from launch.errors import LaunchError
-from launch.labels import limits
 from launch.models import model_folder
 from launch.planning.sizes import visual_tokens
 from launch.run import Run
+from launch.samples.labels import limits
 
 FRAME = 64  # tokens of the chat template around the texts, at most
 MARKS = 2  # tokens before and after a clip or an image
