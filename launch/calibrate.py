@@ -29,7 +29,6 @@ from launch.compose import compose_complete, compose_recipe
 from launch.console import console
 from launch.errors import LaunchError
 from launch.health.gpus import seen_gpus
-from launch.load import measure
 from launch.overrides import quoted
 from launch.planning.measured import Measured, measured_path
 from launch.planning.ranges import as_range, calibration
@@ -37,6 +36,7 @@ from launch.planning.sizes import architecture_of, ranks
 from launch.planning.time import forward_flops, trained_flops, update_passes
 from launch.recipe import ROOT, Recipe
 from launch.run import Run, finished, owned, run_of
+from launch.run.load import measure
 
 SECONDS = 600  # of the whole calibration
 ENDING = 20  # of them, to end engines that are still at work and to write what was measured
@@ -108,7 +108,7 @@ def steps_of(folder: RunFolder, busy: str | None = None) -> list[dict[str, float
     """Metrics of the steps but the first, in which kernels are compiled and caches filled.
 
     Args:
-        busy: what `launch.load` said of the machine.
+        busy: what `launch.run.load` said of the machine.
 
     Raises:
         LaunchError: there are none.

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from data_tools.files import whole_folder, whole_lines
 from launch.adapters import merge_adapters
-from launch.checkpoints import last_rl_step, steps_in
 from launch.command import command
 from launch.console import console
 from launch.engines.verl.config import merge_command
@@ -17,6 +16,7 @@ from launch.engines.watch import run_engine
 from launch.errors import LaunchError
 from launch.models import require_trained
 from launch.run import Run
+from launch.run.checkpoints import last_rl_step, steps_in
 
 
 def merge(run: Run) -> None:

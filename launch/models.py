@@ -16,8 +16,8 @@ from data_tools.run_folder import RunFolder
 from launch.compose import group_files
 from launch.errors import LaunchError
 from launch.recipe import Recipe
-from launch.records import require_output
 from launch.run import Run
+from launch.run.records import require_output
 from rewards.errors import problems
 
 

@@ -11,7 +11,6 @@ from data_tools.files import whole_lines, write_text
 from data_tools.run_folder import RunFolder
 from evaluation.diagnosis import diagnose
 from evaluation.held_out import Record, best_of, read_held_out
-from launch.checkpoints import resume_rl, rl_steps
 from launch.checks import check_rewards, require_batch, require_motions
 from launch.command import command
 from launch.console import console
@@ -23,6 +22,7 @@ from launch.errors import LaunchError
 from launch.health.network import require_judge
 from launch.planning.prompts import check_prompts
 from launch.run import Run
+from launch.run.checkpoints import resume_rl, rl_steps
 from launch.samples.pass_rates import kept_ids
 
 

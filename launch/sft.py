@@ -7,7 +7,6 @@ import yaml
 
 from data_tools.files import write_text
 from launch.adapters import merge_adapters
-from launch.checkpoints import resume_sft, sft_checkpoints, sft_steps
 from launch.command import command
 from launch.console import console
 from launch.engines.llamafactory.config import render
@@ -17,6 +16,7 @@ from launch.errors import LaunchError
 from launch.planning.sizes import total_steps
 from launch.recipe import Cluster
 from launch.run import Run
+from launch.run.checkpoints import resume_sft, sft_checkpoints, sft_steps
 
 
 def train(run: Run) -> None:

@@ -30,7 +30,7 @@ os.environ.update(
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stage that begins counts idle cores for a moment, which hundreds of tests need not wait for."""
-    monkeypatch.setattr("launch.load.SECONDS", 0.0)
+    monkeypatch.setattr("launch.run.load.SECONDS", 0.0)
 
 
 def pytest_collection_modifyitems(items: list) -> None:

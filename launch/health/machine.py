@@ -9,13 +9,13 @@ from pathlib import Path
 
 import psutil
 
-from launch import load
 from launch.engines.environment import installed_versions
 from launch.engines.inherited import LONGEST_FOLDER, cache_folder, inherited, short_temporary
 from launch.engines.patches import VERSIONS, check_versions
 from launch.health.finding import Finding, output_of
 from launch.planning.memory import host_memory, total
 from launch.recipe import Recipe
+from launch.run import load
 from launch.stages import STAGES
 from rewards.errors import UserError
 

@@ -19,9 +19,8 @@ from data_tools.files import whole_file, write_json
 from data_tools.labels import read_wanted
 from data_tools.quarantine import read_rejected
 from data_tools.sample import Sample, read_samples, write_samples
-from launch import records
 from launch.console import console
-from launch.run import Run, owned, write_recipe
+from launch.run import Run, owned, records, write_recipe
 from launch.samples.labels import files_of, wanted
 
 SPLITS = ("sft", "rl", "val")  # without the test split: results are reported on all of it

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from launch import load
 from launch.console import console
+from launch.run import load
 from launch.stages import STAGES
 from tests.bench.row import Row
 from tests.e2e.chain import command

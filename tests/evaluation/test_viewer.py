@@ -22,7 +22,7 @@ from evaluation.viewer.index import Index, WatchError
 from evaluation.viewer.query import CONDITIONS, ORDERS, PAGE, Query, find, overview, unread
 from evaluation.viewer.segments import segments, texts
 from evaluation.viewer.server import Server
-from launch.checkpoints import resume_rl
+from launch.run.checkpoints import resume_rl
 from rewards.response import SCHEMAS, parse
 
 

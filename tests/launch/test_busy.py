@@ -9,12 +9,12 @@ from tempfile import TemporaryDirectory
 import psutil
 import pytest
 
-from launch import load
 from launch.engines.environment import WAITS
 from launch.engines.ray import start
 from launch.engines.watch import run_engine
 from launch.errors import LaunchError
-from launch.load import Load
+from launch.run import load
+from launch.run.load import Load
 
 FATAL = (
     "[2026-01-31 12:00:00,511 I 17 17] (raylet) main.cc:1: started\n"

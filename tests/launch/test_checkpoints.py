@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from data_tools.run_folder import RunFolder
-from launch.checkpoints import last_rl_step, resume_rl, resume_sft, rl_steps, sft_steps
 from launch.engines.vllm.job import answered_ids
+from launch.run.checkpoints import last_rl_step, resume_rl, resume_sft, rl_steps, sft_steps
 
 
 def checkpoint(run: RunFolder, step: int, last: str = "{}") -> Path:

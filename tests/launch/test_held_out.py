@@ -11,12 +11,12 @@ from data_tools.run_folder import RunFolder
 from data_tools.sample import Sample
 from evaluation.held_out import HeldOutError, best_of, decline, read_held_out, scored
 from evaluation.predictions import Prediction, read_predictions
-from launch.checkpoints import resume_rl
 from launch.errors import LaunchError
 from launch.merge import chosen_actor
 from launch.planning import show, time, val
 from launch.recipe import RecipeError
 from launch.run import run_of
+from launch.run.checkpoints import resume_rl
 from launch.verl_plugin import held_out as module
 from launch.verl_plugin.held_out import HeldOut
 from launch.verl_plugin.queue import RolloutError

@@ -7,9 +7,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_tools.files import whole_file
-from launch.checkpoints import last_rl_step
 from launch.engines.verl.twins import with_twins
 from launch.run import Run
+from launch.run.checkpoints import last_rl_step
 from launch.samples.lengths import too_long
 from launch.samples.pass_rates import kept_ids
 

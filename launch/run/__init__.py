@@ -21,12 +21,12 @@ from data_tools.files import sha256, write_json, write_text
 from data_tools.media.budget import MediaError
 from data_tools.media.store import require_budget
 from data_tools.run_folder import RunFolder
-from launch import load, records
 from launch.console import console
 from launch.errors import LaunchError
 from launch.memory import MemoryMeter
 from launch.planning.sizes import ranks
 from launch.recipe import Recipe
+from launch.run import load, records
 from launch.stages import LENGTHS, LIMITS, RECORDED, SHAPE, STAGES, all_needs
 
 _UNDIVIDED = "Its checkpoints are divided among that many GPUs, and go on with as many only. "
