@@ -18,7 +18,7 @@ from data_tools.cli import run_command
 from launch.errors import LaunchError
 from launch.models import ModelArguments, chosen_model, model_folder, require_context_length
 from launch.recipe import ROOT, Recipe
-from launch.recipe_eval import Images
+from launch.recipe.evaluation import Images
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

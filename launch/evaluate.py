@@ -36,7 +36,7 @@ from launch.health.network import require_judge
 from launch.models import digest, key_of, model_digest, model_folder, require_context_length, require_family
 from launch.planning.prompts import form_of_set
 from launch.planning.sizes import require_room
-from launch.recipe_eval import EvalSet, Media, Turn
+from launch.recipe.evaluation import EvalSet, Media, Turn
 from launch.run import Run
 from launch.stages import STAGES
 from rewards.errors import UserError

@@ -18,7 +18,7 @@ from launch.console import console
 from launch.errors import LaunchError
 from launch.models import digest, key_of, model_digest, model_folder, require_context_length
 from launch.recipe import Recipe
-from launch.recipe_eval import Media
+from launch.recipe.evaluation import Media
 from launch.run import Run, run_of
 
 VIEWS = {"clip": None, "blank": "blank"}  # how the clip is shown -> control

@@ -18,7 +18,7 @@ from launch.engines.ray.map import clip_map
 from launch.errors import LaunchError
 from launch.planning.sizes import require_room
 from launch.recipe import Recipe
-from launch.recipe_eval import EvalSet
+from launch.recipe.evaluation import EvalSet
 from launch.run import Run
 from launch.samples.labels import link_roots
 

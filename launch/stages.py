@@ -1,6 +1,6 @@
 """The stages of a run: one table, read by everything that has to know them.
 
-A new stage is a row here, a command `launch/<name>.py`, its settings in `launch/recipe.py` and `recipes/`, and a target
+A new stage is a row here, a command `launch/<name>.py`, its settings in `launch/recipe/` and `recipes/`, and a target
 of the Makefile.
 """
 

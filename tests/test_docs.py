@@ -23,8 +23,8 @@ from data_tools.sources import named
 from launch.compose import flat, read_recipe
 from launch.overrides import quoted
 from launch.recipe import ROOT
-from launch.recipe_data import SourceFile
-from launch.recipe_eval import EvalSet, Images, Media
+from launch.recipe.data import SourceFile
+from launch.recipe.evaluation import EvalSet, Images, Media
 from rewards.response import parse
 
 TOUR = ROOT / "docs" / "tour"  # the recorded report of a run, with its tables

@@ -11,7 +11,7 @@ from data_tools.run_folder import CALIBRATION
 from launch.errors import LaunchError
 from launch.planning.ranges import Range, calibration
 from launch.recipe import Recipe
-from launch.recipe_eval import Part
+from launch.recipe.evaluation import Part
 
 
 class Measured(Part):

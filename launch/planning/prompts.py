@@ -10,8 +10,8 @@ from data_tools.run_folder import OWN, SPLITS
 from data_tools.sample import BY_OPTION, FieldError, Sample
 from launch.planning.sizes import RENDERED_TASKS, require_room
 from launch.recipe import Recipe, RecipeError
-from launch.recipe_data import SourceFile
-from launch.recipe_eval import EvalSet
+from launch.recipe.data import SourceFile
+from launch.recipe.evaluation import EvalSet
 from rewards.response import SCHEMAS
 
 RECORDS = 2_000  # of a published file that are read for examples; its reader names its tasks

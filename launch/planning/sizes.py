@@ -5,7 +5,7 @@ from typing import get_args
 
 from launch.engines.families import FAMILIES, FRAMES_PER_PATCH, MERGE, Architecture, Linear
 from launch.recipe import Recipe, RecipeError
-from launch.recipe_eval import Media
+from launch.recipe.evaluation import Media
 from launch.samples.pass_rates import trained_on
 from launch.stages import nodes
 

@@ -9,7 +9,7 @@ from data_tools.tokens import Limit, tokenizer_of
 from launch.engines.families import FAMILIES
 from launch.errors import LaunchError
 from launch.recipe import Recipe
-from launch.recipe_data import SourceFile
+from launch.recipe.data import SourceFile
 
 
 def label_files(recipe: Recipe) -> dict[str, list[LabelFile]]:

@@ -29,7 +29,7 @@ def test_predictions_on_a_full_disk_end_in_its_error():
     from data_tools.prompt import Form
     from data_tools.sample import Sample
     from launch.engines.vllm.job import Questions
-    from launch.recipe_eval import Media
+    from launch.recipe.evaluation import Media
 
     asked = Sample(
         id="a", video="a.mp4", question="?", options=["a", "b"], answer="A", task="choice", source="s", split="test"

@@ -35,7 +35,7 @@ from launch.errors import LaunchError
 from launch.evaluate import Asked, control_samples, parts_of, prediction_settings
 from launch.models import key_of, model_digest, model_folder, require_context_length
 from launch.planning.prompts import check_prompts, form_of_set
-from launch.recipe_eval import Media
+from launch.recipe.evaluation import Media
 from launch.run import run_of
 
 

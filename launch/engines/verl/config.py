@@ -16,7 +16,7 @@ from launch.engines.template import fill
 from launch.engines.verl.losses import loss_keys
 from launch.engines.vllm.settings import prefix_caching
 from launch.recipe import Cluster, Recipe, RecipeError
-from launch.recipe_rl import Rl
+from launch.recipe.rl import Rl
 from launch.run import Run
 
 # Below these keys verl takes whatever it is given; everywhere else a key unknown to verl is an error.

@@ -27,7 +27,7 @@ from launch.engines.vllm.option_scores import (
     option_probabilities,
 )
 from launch.recipe import Recipe
-from launch.recipe_eval import Media
+from launch.recipe.evaluation import Media
 
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput, SamplingParams

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_tools.controls import Control, shuffled
 from data_tools.sample import IMAGE, VIDEO, Sample
-from launch.recipe_eval import Media
+from launch.recipe.evaluation import Media
 
 if TYPE_CHECKING:
     from PIL import Image

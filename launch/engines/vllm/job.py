@@ -13,7 +13,7 @@ from data_tools.prompt import Form
 from launch.engines.environment import policy_devices
 from launch.engines.watch import run_engine
 from launch.recipe import Recipe
-from launch.recipe_eval import Media
+from launch.recipe.evaluation import Media
 
 ENV = {"VERL_PLATFORM": ""}  # of vLLM's process: verl, which takes long to import, has no part in it
 

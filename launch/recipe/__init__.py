@@ -15,12 +15,12 @@ from data_tools.prompt import Form, Prompt
 from data_tools.run_folder import OWN
 from data_tools.synthesis.settings import Settings as Synthesis
 from launch.engines.families import Architecture, Linear
-from launch.recipe_data import Data
-from launch.recipe_eval import Eval, EvalSet, Media, Part
-from launch.recipe_rl import Difficulty, Loss, Rl, Vllm
+from launch.recipe.data import Data
+from launch.recipe.evaluation import Eval, EvalSet, Media, Part
+from launch.recipe.rl import Difficulty, Loss, Rl, Vllm
 from rewards.errors import UserError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "recipes"
 
 

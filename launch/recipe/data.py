@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from data_tools.chains import Chains
 from data_tools.sample import Task
-from launch.recipe_eval import Media, Part
+from launch.recipe.evaluation import Media, Part
 
 
 class SourceFile(Part):

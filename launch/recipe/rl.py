@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from launch.recipe_eval import Part, Turn
+from launch.recipe.evaluation import Part, Turn
 
 
 class Overlong(Part):
