@@ -9,7 +9,8 @@ import numpy as np
 from evaluation.held_out import best_of, decline
 
 Steps = Sequence[Mapping[str, Any]]
-WINDOW = 5  # steps of a moving mean, and of the beginning that later steps are compared with
+WINDOW = 5  # steps of a moving mean
+BEGIN = 2  # steps that later ones are compared with: a learning rate that is too high breaks a policy within three
 LASTS = 3  # steps at the end of a run that a fault must hold for
 
 
@@ -48,13 +49,13 @@ class Rule:
     keys: str
 
 
-RULES = (
+RULES = (  # causes before what follows from them, for faults of the same step
     Rule(
-        "no learning signal",
-        "groups/collapsed",
-        lambda now, first: now >= 0.8,
-        "{now:.0%} of the groups earn one reward",
-        "rl.filter.enabled=true, rl.group_size higher, or easier (harder) questions",
+        "rollouts and actor disagree",
+        "training/rollout_actor_probs_pearson_corr",
+        lambda now, first: now < 0.99,
+        "correlation {now:.4f} of their probabilities",
+        "whether both see the same frames (docs/media.md), or loss.rollout_correction='{level: token, threshold: 2.0}'",
     ),
     Rule(
         "entropy collapses",
@@ -71,6 +72,20 @@ RULES = (
         "rl.learning_rate lower, rl.entropy_coef=0, rl.kl_coef above 0",
     ),
     Rule(
+        "responses are malformed",
+        "response/malformed",
+        lambda now, first: now > max(0.2, min(1.5 * first, 0.5)),
+        "{now:.0%} malformed, {first:.0%} at first",
+        "reward.format_weight higher, rl.learning_rate lower, a later rl.start_epoch",
+    ),
+    Rule(
+        "responses are cut",
+        "response/truncated",
+        lambda now, first: now > 0.1,
+        "{now:.0%} at rl.max_response_length",
+        "rl.max_response_length higher, loss.overlong='{share: 0.2, penalty: 1.0}'",
+    ),
+    Rule(
         "responses grow",
         "response_length/mean",
         lambda now, first: now > 1.5 * first,
@@ -85,25 +100,11 @@ RULES = (
         "loss.aggregation=token_mean, a reward of the observation (reward.fidelity_weight)",
     ),
     Rule(
-        "responses are cut",
-        "response/truncated",
-        lambda now, first: now > 0.1,
-        "{now:.0%} at rl.max_response_length",
-        "rl.max_response_length higher, loss.overlong='{share: 0.2, penalty: 1.0}'",
-    ),
-    Rule(
-        "responses lose their form",
-        "response/malformed",
-        lambda now, first: now > max(0.2, 1.5 * first),
-        "{now:.0%} malformed, {first:.0%} at first",
-        "reward.format_weight higher, rl.learning_rate lower, a later rl.start_epoch",
-    ),
-    Rule(
-        "rollouts and actor disagree",
-        "training/rollout_actor_probs_pearson_corr",
-        lambda now, first: now < 0.99,
-        "correlation {now:.4f} of their probabilities",
-        "loss.rollout_correction='{level: token, threshold: 2.0}'; whether both see the same frames: docs/media.md",
+        "no learning signal",
+        "groups/collapsed",
+        lambda now, first: now >= 0.8,
+        "{now:.0%} of the groups earn one reward",
+        "rl.filter.enabled=true, rl.group_size higher, another rl.start_epoch, or easier (harder) questions",
     ),
 )
 
@@ -127,37 +128,47 @@ loss.overlong='{share: 0.2, penalty: 1.0}'
     return sorted(found, key=lambda finding: finding.since)
 
 
-def _series(steps: Steps, metric: str) -> tuple[list[int], np.ndarray]:
-    """Steps that logged a metric, and its moving mean over those up to each."""
+def _series(steps: Steps, metric: str) -> tuple[list[int], np.ndarray, np.ndarray]:
+    """Steps that logged a metric, its values, and its moving mean over those up to each."""
     held = [(step["step"], float(step[metric])) for step in steps if step.get(metric) is not None]
     values = np.array([value for _, value in held])
     means = np.array([values[max(0, end - WINDOW) : end].mean() for end in range(1, len(values) + 1)])
-    return [step for step, _ in held], means
+    return [step for step, _ in held], values, means
 
 
-def _since(numbers: Sequence[int], flags: Sequence[bool]) -> int | None:
-    """The step from which all flags are set, if that is at least LASTS steps before the end."""
+def _since(numbers: Sequence[int], flags: Sequence[bool], alone: Sequence[bool]) -> int | None:
+    """The step since when a fault holds, if its moving mean shows it in the last LASTS steps or more.
+
+    Args:
+        flags: whether it holds by the moving mean up to each step, which is late by some of WINDOW's steps.
+        alone: by the values of each step alone.
+    """
     length = next((back for back, flag in enumerate(reversed(flags)) if not flag), len(flags))
-    return numbers[len(flags) - length] if length >= LASTS else None
+    if length < LASTS:
+        return None
+    start = len(flags) - length
+    return numbers[next((i for i in range(max(0, start - WINDOW + 1), start) if alone[i]), start)]
 
 
 def _by_rule(rule: Rule, steps: Steps) -> Finding | None:
-    numbers, means = _series(steps, rule.metric)
+    numbers, values, means = _series(steps, rule.metric)
     if not numbers:
         return None
-    first, now = float(means[:WINDOW][-1]), float(means[-1])
-    since = _since(numbers, [rule.holds(float(value), first) for value in means])
+    first, now = float(values[:BEGIN].mean()), float(means[-1])
+    flags, alone = ([rule.holds(float(value), first) for value in series] for series in (means, values))
+    since = _since(numbers, flags, alone)
     return None if since is None else Finding(rule.what, since, rule.form.format(now=now, first=first), rule.keys)
 
 
 def _falls(steps: Steps) -> Finding | None:
-    """The training reward lost half of what it had gained over nothing."""
-    numbers, means = _series(steps, "reward/overall")
-    if len(numbers) < 2 * WINDOW:
+    """The training reward lost three tenths of its best."""
+    numbers, values, means = _series(steps, "reward/overall")
+    if len(numbers) < WINDOW:
         return None
-    best = int(means[WINDOW - 1 :].argmax()) + WINDOW - 1
-    since = _since(numbers, [i > best and value < 0.7 * means[best] for i, value in enumerate(means)])
-    evidence = f"{means[-1]:.3f}, {means[best]:.3f} around step {numbers[best]}"
+    best = int(means[BEGIN - 1 :].argmax()) + BEGIN - 1
+    flags, alone = ([i > best and value < 0.7 * means[best] for i, value in enumerate(s)] for s in (means, values))
+    since = _since(numbers, flags, alone)
+    evidence = f"{means[-1]:.3f}, {means[best]:.3f} until step {numbers[best]}"
     keys = "rl.learning_rate lower, rl.kl_coef above 0, loss.clip_high lower"
     return None if since is None else Finding("the training reward falls", since, evidence, keys)
 
@@ -166,7 +177,7 @@ def _hacked(steps: Steps) -> Finding | None:
     """The reward rises while observations get worse."""
     names = ("reward/overall", "reward/fidelity")
     both = [step for step in steps if all(step.get(name) is not None for name in names)]
-    (numbers, rewards), (_, fidelity) = (_series(both, name) for name in names)
+    (numbers, _, rewards), (_, _, fidelity) = (_series(both, name) for name in names)
     if len(numbers) < 2 * WINDOW:
         return None
     start = WINDOW - 1
@@ -174,7 +185,7 @@ def _hacked(steps: Steps) -> Finding | None:
         i > start and rewards[i] > 1.05 * rewards[start] and fidelity[i] < 0.95 * fidelity[start]
         for i in range(len(numbers))
     ]
-    since = _since(numbers, flags)
+    since = _since(numbers, flags, flags)
     evidence = f"reward {rewards[start]:.3f} → {rewards[-1]:.3f}, fidelity {fidelity[start]:.3f} → {fidelity[-1]:.3f}"
     keys = "reward.fidelity_weight higher"
     return None if since is None else Finding("the reward rises over worse observations", since, evidence, keys)
