@@ -9,11 +9,9 @@ from math import ceil
 from launch.engines.families import FRAMES_PER_PATCH, shares_prefix
 from launch.planning.ranges import BF16, FP32, GB, GRADIENT, MOMENTS, WEIGHT, Range, as_range, calibration
 from launch.planning.sizes import architecture_of, patches, ranks, trained_parameters, visual_tokens
-from launch.planning.time import SEEN, rounds
+from launch.planning.time import SEEN
 from launch.recipe import Recipe, RecipeError
 
-AGENT_LOOPS = {"cpu": 1, "cuda": 8}  # processes; verl's agent.num_workers, and ours in engines/verl/config_cpu.yaml
-CLIPS_KEPT = 64  # by each, at most: verl_plugin/rollout.py
 HEAD_CHUNK = 1024  # launch/verl_plugin/prefix.py has the logits of so many tokens at one time, in float32
 
 
@@ -146,11 +144,10 @@ def frames_gb(recipe: Recipe) -> Range:
 
 
 def kept_clips_gb(recipe: Recipe) -> Range:
-    """Clips that the agent loops of a cluster keep: decoded, and as features (launch/verl_plugin/rollout.py)."""
-    side, loops = architecture_of(recipe).vision.patch_size, AGENT_LOOPS[recipe.cluster.device]
+    """Clips of a round of prompts in the agent loops of a cluster, decoded and as features (verl_plugin/rollout.py)."""
+    side = architecture_of(recipe).vision.patch_size
     clip = patches(recipe) * 3 * FRAMES_PER_PATCH * side**2 * FP32 / GB
-    drawn = rounds(recipe) * float(ceil(recipe.rl.rollout_batch_size / loops))
-    return SEEN * drawn.capped(CLIPS_KEPT) * (2 * clip * loops)
+    return SEEN * (2 * clip * recipe.rl.rollout_batch_size)
 
 
 def host_memory(recipe: Recipe) -> dict[str, Range]:

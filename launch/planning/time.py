@@ -26,6 +26,7 @@ class Step:
     Attributes:
         prompts, group, rounds: `rounds` times as many prompts are answered, `group` times each, as are trained on.
         ranks, servers: GPUs that train, vLLM servers on them.
+        spread: of those servers, the ones that the rollouts of a prompt may be on.
         forward: operations of a forward pass over a mean row.
         trained: of the actor's, where rollouts of a prompt are one sequence: their response and share of the prompt.
         tokens, patches, spoken: of a mean row, its clips and its response.
@@ -41,6 +42,7 @@ class Step:
     rounds: Range
     ranks: int
     servers: int
+    spread: int
     forward: Range
     trained: Range
     tokens: Range
@@ -54,8 +56,8 @@ class Step:
 
     @property
     def apart(self) -> float:
-        """Part of a group that is on servers of its own: each rollout goes to the least busy one."""
-        return min(self.group, self.servers) / self.group
+        """Part of a group that is on servers of its own."""
+        return min(self.group, self.spread) / self.group
 
     @property
     def prefilled(self) -> Range:
@@ -97,12 +99,14 @@ def step_parts(recipe: Recipe) -> dict[str, Range] | None:
     tokens, prompt = _mean_sequence(recipe, "rl", table), SEEN * float(visual_tokens(recipe))
     prompt += table["text"]["question_tokens"]
     whole = forward_flops(recipe, tokens, seen)
+    servers = ranks(recipe, "rl") // rl.rollout.tensor_parallel_size
     return Step(
         prompts=rl.rollout_batch_size,
         group=rl.group_size,
         rounds=rounds(recipe),
         ranks=ranks(recipe, "rl"),
-        servers=ranks(recipe, "rl") // rl.rollout.tensor_parallel_size,
+        servers=servers,
+        spread=1 if rl.shared_media else servers,
         forward=whole,
         trained=trained_flops(recipe, whole, forward_flops(recipe, prompt, seen)),
         tokens=tokens,

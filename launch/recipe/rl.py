@@ -193,6 +193,7 @@ class Rl(Part):
     global_batch_size: PositiveInt
     micro_batch_size_per_gpu: PositiveInt
     shared_prefix: bool
+    shared_media: bool = Field(default=False, exclude_if=lambda shared: not shared)
     group_size: int = Field(ge=2)
     learning_rate: float = Field(gt=0)
     weight_decay: NonNegativeFloat

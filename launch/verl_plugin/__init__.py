@@ -6,6 +6,7 @@ runs after the import of the module that it concerns (`after_import`).
     trainer   hands tasks and reward components to the advantage estimators, and saves their state
     filter    drops zero-advantage groups, and draws others in their place
     rollout   seeded sampling; a clip is decoded once per prompt instead of once per rollout
+    router    which vLLM server answers: all rollouts of a prompt go to one
     reward    the function that verl's reward loop calls
     metrics   what the trainer logs besides verl's own
     prefix    trains on the responses to a prompt as one sequence

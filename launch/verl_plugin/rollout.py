@@ -1,9 +1,10 @@
-"""Reproducible rollouts. Clips are decoded once per prompt, and one agent loop serves all rollouts."""
+"""Reproducible rollouts. A prompt's clip is decoded, processed and sent once; one agent loop serves all rollouts."""
 
 import asyncio
 import hashlib
-from collections import OrderedDict
-from functools import cached_property
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from functools import cached_property, partial
 from typing import Any
 
 import ray
@@ -13,55 +14,75 @@ from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorke
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
 _AGENT = "clip_agent"  # its name in launch/engines/verl/config.yaml
-_CLIPS_KEPT = 64  # per agent loop worker, for its prompts in flight; 64 frames of 262,144 pixels are about 200 MB
+# What the rollouts of a prompt share, and the name of a rollout: asyncio gives each task a copy of its parent's context
+_group: ContextVar[dict[Any, Any] | None] = ContextVar("group", default=None)
+_rollout: ContextVar[str] = ContextVar("rollout")
 
 
-class _Cache(OrderedDict[Any, Any]):
-    """The last `_CLIPS_KEPT` values by key."""
-
-    def put(self, key: Any, value: Any) -> Any:
-        self[key] = value
-        while len(self) > _CLIPS_KEPT:
-            self.popitem(last=False)
-        return value
+async def _once(key: Any, make: Callable[[], Awaitable[Any]]) -> Any:
+    """What `make` gives, made once for all rollouts of a prompt."""
+    shared = _group.get()
+    if shared is None:
+        return await make()
+    if key not in shared:
+        shared[key] = asyncio.ensure_future(make())
+    return await asyncio.shield(shared[key])
 
 
 class ClipDataset(RLHFDataset):
     """verl's data set; a clip is decoded once for all rollouts of a prompt."""
 
-    _decoding: _Cache = _Cache()
-
     @classmethod
     async def process_multi_modal_info(cls, messages, image_patch_size, config):
         """Images, videos ((frames, metadata) each) and audios of the messages, decoded once per group."""
-        key = hashlib.sha256(repr(messages).encode()).digest()
-        if key not in cls._decoding:
-            decode = super().process_multi_modal_info(messages, image_patch_size=image_patch_size, config=config)
-            cls._decoding.put(key, asyncio.ensure_future(decode))
-        return await asyncio.shield(cls._decoding[key])
+        decode = partial(super().process_multi_modal_info, messages, image_patch_size=image_patch_size, config=config)
+        return await _once(("media", repr(messages)), decode)
 
 
 @register(_AGENT)
 class ClipAgentLoop(SingleTurnAgentLoop):
     """verl's single turn; a prompt is tokenised once for all its rollouts."""
 
-    _prompts: _Cache = _Cache()
-
     async def ct_build_initial_tokens(self, messages, **media):
         """Token ids of the prompt, with the placeholders of the clip expanded."""
-        key = hashlib.sha256(repr(messages).encode()).digest()
-        if key not in self._prompts:
-            self._prompts.put(key, asyncio.ensure_future(super().ct_build_initial_tokens(messages, **media)))
-        return list(await asyncio.shield(self._prompts[key]))
+        return list(await _once(("ids", repr(messages)), partial(super().ct_build_initial_tokens, messages, **media)))
+
+
+class GroupClient:
+    """verl's client; requests are named by prompt and rollout, for the router, and frames lie in Ray's store once.
+
+    A server's node fetches them once per group instead of once per rollout.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    async def generate(self, request_id: str, *, image_data: Any = None, video_data: Any = None, **request: Any) -> Any:
+        """verl's own, LLMServerClient.generate."""
+        media = {"image_data": await _stored(image_data), "video_data": await _stored(video_data)}
+        return await self._client.generate(_rollout.get(), **media, **request)
+
+
+async def _stored(media: Any) -> Any:
+    """A reference that Ray resolves where it is an argument of an actor's method."""
+
+    async def put() -> Any:
+        return ray.put(media)
+
+    return media and await _once(("stored", id(media)), put)
 
 
 # verl decorates its worker with ray.remote; only the undecorated class can be extended.
 class AgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
-    """verl's worker, with a sampling seed per rollout; a group shares the processor's features."""
+    """verl's worker, with a sampling seed per rollout; a group shares its frames and the processor's features."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._features: _Cache = _Cache()
+    async def _run_prompt(self, *args, **kwargs):
+        shared: dict[Any, Any] = {}
+        _group.set(shared)  # verl gives each prompt a task of its own
+        try:
+            await super()._run_prompt(*args, **kwargs)
+        finally:
+            shared.clear()  # the tasks in it refer to it in turn
 
     async def _run_agent_loop(self, sampling_params, trajectory, *, agent_name, trace=True, **kwargs):
         # One seed per (step, prompt, rollout): the same tokens in whatever order requests are served, and after a
@@ -72,8 +93,13 @@ class AgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
         if agent_name != _AGENT:  # another, set by the user in `rl.engine`
             settings = {"agent_name": agent_name, "trace": trace}
             return await super()._run_agent_loop(sampling_params, trajectory, **settings, **kwargs)
+        _rollout.set(f"{kwargs['uid']}/{kwargs['session_id']}")
         output = await self._agent_loop.run(sampling_params, **kwargs)
         return await self._agent_loop_postprocess(output, trajectory["validate"], **kwargs)
+
+    @cached_property
+    def _shared(self) -> bool:
+        return bool(self.config.algorithm.camreasoner.shared_media)
 
     @cached_property
     def _agent_loop(self) -> ClipAgentLoop:
@@ -81,7 +107,7 @@ class AgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
         return ClipAgentLoop(
             trainer_config=DictConfigWrap(self.config),
             data_config=DictConfigWrap(self.config.data),
-            server_manager=self.llm_client,
+            server_manager=GroupClient(self.llm_client) if self._shared else self.llm_client,
             tokenizer=self.tokenizer,
             processor=self.processor,
             hf_model_type=self.hf_model_type,
@@ -95,12 +121,15 @@ class AgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
             return super()._compute_multi_modal_inputs(output, input_ids)
         # A group shares its frames and images (ClipDataset), so their identity is the key, valid as long as they are
         # kept.
-        key = (*(id(frames) for frames, _ in videos), *map(id, images))
-        if key not in self._features:
+        key = ("features", *(id(frames) for frames, _ in videos), *map(id, images))
+        shared = _group.get()
+        if shared is None:
+            return super()._compute_multi_modal_inputs(output, input_ids)
+        if key not in shared:
             features = super()._compute_multi_modal_inputs(output, input_ids)
             # Token types depend on the text: the caller recomputes them from the ids, and only needs them to be there.
-            self._features.put(key, ((videos, images), features))
-        return dict(self._features[key][1])
+            shared[key] = ((videos, images), features)
+        return dict(shared[key][1])
 
 
 class AgentLoopManager(AgentLoopManagerTQ):

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import transfer_queue as tq
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 from tensordict.tensorclass import NonTensorData, NonTensorStack
 from verl.trainer.ppo.core_algos import register_adv_est
 from verl.trainer.ppo.v1.trainer_base import register_trainer
@@ -32,6 +32,7 @@ from rewards.relation import Answer, relations
 from rewards.temporal import temporal
 
 STATE_FILE, FILTER_FILE = "advantage_state.json", "filter_state.pt"
+ROUTER = Path(__file__).with_name("router.yaml")
 
 
 @dataclass
@@ -97,6 +98,9 @@ class Trainer(PPOTrainerSync):
         self.temporal: dict[str, float] | None = ours["temporal"]
         self.held_out = HeldOut(ours["held_out"], ours["reward"], config.data.seed) if ours["held_out"] else None
         self._fetched = 0
+        if ours["shared_media"]:
+            with open_dict(rollout := config.actor_rollout_ref.rollout):
+                rollout.router_config_path = rollout.get("router_config_path") or str(ROUTER)
         super().__init__(config)
 
     # ---------------------------------------------------------------- repeatable batches

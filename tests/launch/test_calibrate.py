@@ -74,6 +74,7 @@ def test_a_plan_of_what_was_measured_gives_what_was_measured(tmp_path):
         rounds=ranges.as_range(1.0),
         ranks=8,
         servers=8,
+        spread=8,
         forward=ranges.as_range(row),
         trained=ranges.as_range(sequence),
         tokens=tokens,

@@ -231,7 +231,7 @@ def test_every_calibration_is_a_range_with_a_source():
         (["cluster=laptop_cpu"], "host memory.*model=tiny"),
         (["cluster.disk_gb=100"], "disk for the run folder.*keep_checkpoints"),
         (["rl.rollout.tensor_parallel_size=3"], "must divide the model's 28 attention heads"),
-        (["rl.rollout_batch_size=4096"], "host memory per node in RL"),
+        (["rl.rollout_batch_size=4096", "rl.shared_media=false"], "host memory per node in RL"),
     ],
 )
 def test_what_cannot_fit_is_refused_with_a_way_out(overrides, named):
@@ -268,16 +268,18 @@ def test_rounds_of_a_filter_are_counted():
 
 
 def test_a_group_shares_its_clip_on_one_server_alone():
-    """A rollout goes to the least busy server: on eight servers the eight rollouts of a prompt share nothing."""
+    """To the least busy of eight servers each of eight rollouts goes alone; with `rl.shared_media` all go to one."""
 
-    def work(servers: int) -> ranges.Range:
+    def work(servers: int, shared: bool = False) -> ranges.Range:
         cluster = ["cluster=node_8gpu", f"rl.rollout.tensor_parallel_size={8 // servers}"]
-        parts = time.step_parts(recipe("experiment=camreasoner", *cluster, "model.architecture.num_attention_heads=32"))
+        chosen = [f"rl.shared_media={shared}", "model.architecture.num_attention_heads=32"]
+        parts = time.step_parts(recipe("experiment=camreasoner", *cluster, *chosen))
         return parts["prefill"]
 
     one, two, eight = work(1), work(2), work(8)
     assert one.low == pytest.approx(eight.low / 8) and one.likely == pytest.approx(0.6 * eight.likely)
     assert two.low == pytest.approx(eight.low / 4) and one.high == pytest.approx(eight.high)
+    assert work(8, shared=True) == one
 
 
 def test_flash_attention_spares_the_small_kernels():
@@ -298,8 +300,8 @@ def test_windows_of_a_clip_by_the_models_own_count():
 def test_clips_that_the_agent_loops_keep_are_counted():
     kept = memory.kept_clips_gb(recipe("experiment=camreasoner"))
     clip = 32 * 334 * 4 * 1176 * 4 / 1e9  # as features; the decoded frames take as much
-    assert kept.likely == pytest.approx(8 * 32 * 2 * clip * 0.5)  # eight loops, two rounds of 16 prompts each
-    assert kept.high == pytest.approx(8 * (16 / 0.3) * 2 * clip)
+    assert kept.likely == pytest.approx(128 * 2 * clip * 0.5)  # of a round: they end with their groups
+    assert kept.high == pytest.approx(128 * 2 * clip)
     parts = memory.host_memory(recipe("experiment=camreasoner", "cluster=ray_cluster"))
     assert parts["clips kept"].likely == pytest.approx(kept.likely / 2)
 
@@ -324,6 +326,7 @@ def published_step(ranks: int, prompts: int, group: int, tokens: int, patches: i
         rounds=ranges.as_range(1.0),
         ranks=ranks,
         servers=ranks,
+        spread=ranks,
         forward=time.forward_flops(sized, row, seen),
         trained=time.forward_flops(sized, row, seen),
         tokens=row,

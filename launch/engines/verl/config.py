@@ -150,6 +150,7 @@ def _settings(run: Run, model: str, total_steps: int, ray_temp: Path | None) -> 
         "overlong": recipe.overlong,
         "relation_weight": rl.twins.relation_weight,
         "temporal": rl.twins.temporal,
+        "shared_media": rl.shared_media,
         "shared_prefix": shares_prefix(rl.shared_prefix, recipe.model.architecture),
         "use_kl_loss": rl.kl_coef > 0,
         "gpus_per_node": cluster.policy_gpus,

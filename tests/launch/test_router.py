@@ -1,0 +1,124 @@
+"""Rollouts of a prompt meet on one server: which one, what they share there, and that nothing of it is left."""
+
+import asyncio
+import random
+from collections import Counter, defaultdict
+
+import pytest
+from omegaconf import OmegaConf
+from verl.workers.rollout.router import GlobalRequestLoadBalancer, get_router_handle
+
+from launch.verl_plugin import rollout as rollout_module
+from launch.verl_plugin.rollout import AgentLoopWorker, ClipDataset, GroupClient
+from launch.verl_plugin.router import Router
+from launch.verl_plugin.trainer import ROUTER
+
+SERVERS, PROMPTS, GROUP = 8, 128, 8
+
+
+def servers(count: int = SERVERS) -> dict[str, str]:
+    return {f"server {number}": f"handle {number}" for number in range(count)}
+
+
+def routed(router, requests: list[tuple[int, int]], names) -> dict[str, list[int]]:
+    """Server -> prompt of each request that it got, all of them in flight at once."""
+    found = defaultdict(list)
+    for prompt, rollout in requests:
+        server, handle = router.acquire_server(request_id=names(prompt, rollout))
+        assert handle == servers()[server]
+        found[server].append(prompt)
+    return found
+
+
+def ours(prompt: int, rollout: int) -> str:
+    return f"step000012.{prompt:05d}/{rollout}"
+
+
+def requests(seed: int) -> list[tuple[int, int]]:
+    """In whatever order the rollouts of a step arrive."""
+    every = [(prompt, rollout) for prompt in range(PROMPTS) for rollout in range(GROUP)]
+    random.Random(seed).shuffle(every)
+    return every
+
+
+def test_a_server_gets_an_eighth_of_the_prompts_whole_and_not_a_rollout_of_each():
+    plain = routed(GlobalRequestLoadBalancer(servers()), sorted(requests(0)), lambda *which: f"{which}")
+    assert [len(set(prompts)) for prompts in plain.values()] == [PROMPTS] * SERVERS
+    found = [routed(Router(servers()), requests(seed), ours) for seed in range(3)]
+    for one in found:
+        assert [len(set(prompts)) for prompts in one.values()] == [PROMPTS // SERVERS] * SERVERS
+        assert all(set(Counter(prompts).values()) == {GROUP} for prompts in one.values())
+    first = {server: set(prompts) for server, prompts in found[0].items()}
+    assert all({server: set(prompts) for server, prompts in one.items()} == first for one in found)
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_servers_are_as_busy_as_each_other_and_keep_nothing(count):
+    router = Router(servers(count))
+    taken = [router.acquire_server(ours(prompt, rollout))[0] for prompt, rollout in requests(1)]
+    busy = router.get_status()["servers"].values()
+    assert max(busy) - min(busy) <= GROUP and sum(busy) == len(taken)
+    for server in taken:
+        router.release_server(server)
+    assert router.get_total_inflight() == 0 and not router._request_id_to_server
+
+
+def test_other_requests_go_where_verl_sends_them():
+    router = Router(servers(2))
+    assert router.acquire_server("det-1")[0] != router.acquire_server("det-2")[0]
+    assert router.acquire_server("det-1")[0] == router.acquire_server("det-1")[0]
+    router.remove_servers(list(servers(2)))
+    with pytest.raises(RuntimeError, match="No available servers"):
+        router.acquire_server(ours(0, 0))
+
+
+def test_verl_builds_the_router_that_the_trainer_names(monkeypatch):
+    class Made:
+        def __init__(self, cls):
+            self.remote = cls
+
+    monkeypatch.setattr("verl.workers.rollout.router.ray.remote", Made)
+    router = get_router_handle(servers(), router_config_path=str(ROUTER))
+    assert isinstance(router, Router) and router.acquire_server(ours(9, 0))[0] == "server 1"
+
+
+def test_a_group_decodes_and_stores_its_clip_once_and_leaves_nothing(monkeypatch):
+    decoded, stored, sent = [], [], []
+
+    async def decode(cls, messages, image_patch_size, config):
+        decoded.append(messages)
+        await asyncio.sleep(0)
+        return None, [(f"frames of {messages}", {})], None
+
+    def put(media):
+        stored.append(media)
+        return "reference", media
+
+    class Client:
+        async def generate(self, request_id, **request):
+            sent.append((request_id, request["video_data"], request["image_data"]))
+
+    async def run_prompt(self, prompt):
+        async def one(number: int) -> None:
+            rollout_module._rollout.set(f"{prompt}/{number}")
+            _, videos, _ = await ClipDataset.process_multi_modal_info(prompt, 14, OmegaConf.create())
+            await GroupClient(Client()).generate("verl's", video_data=videos, image_data=None, prompt_ids=[1])
+
+        await asyncio.gather(*map(one, range(GROUP)))
+        groups.append(rollout_module._group.get())
+        assert groups[-1]
+
+    groups: list[dict] = []
+    monkeypatch.setattr(ClipDataset.__base__, "process_multi_modal_info", classmethod(decode))
+    monkeypatch.setattr(AgentLoopWorker.__base__, "_run_prompt", run_prompt)
+    monkeypatch.setattr(rollout_module.ray, "put", put)
+    worker = AgentLoopWorker.__new__(AgentLoopWorker)
+
+    async def both() -> None:
+        await asyncio.gather(*(asyncio.create_task(worker._run_prompt(name)) for name in ("a", "b")))
+
+    asyncio.run(both())
+    assert sorted(decoded) == ["a", "b"] and len(stored) == 2
+    assert sorted(name for name, *_ in sent) == [f"{prompt}/{number}" for prompt in "ab" for number in range(GROUP)]
+    assert all(media == ("reference", [(f"frames of {name[0]}", {})]) and not images for name, media, images in sent)
+    assert groups == [{}, {}]
