@@ -136,10 +136,10 @@ def concurrent_rollouts(recipe: Recipe) -> Range:
 
 
 def frames_gb(recipe: Recipe) -> Range:
-    """Pixels of one step's rollouts as verl keeps them: float32, one copy per rollout (agent_loop_tq.py:195)."""
+    """Pixels of one step in verl's queue: float32, once per prompt, or per rollout (verl_plugin/pixels.py)."""
     side = architecture_of(recipe).vision.patch_size
     clip = patches(recipe) * 3 * FRAMES_PER_PATCH * side**2 * FP32
-    whole = recipe.rl.rollout_batch_size * recipe.rl.group_size * clip / GB
+    whole = recipe.rl.rollout_batch_size * (1 if recipe.rl.shared_media else recipe.rl.group_size) * clip / GB
     return Range(0.3 * whole, 0.8 * whole, 1.3 * whole)  # shorter clips; and copies on their way
 
 

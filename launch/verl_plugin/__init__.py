@@ -10,6 +10,7 @@ runs after the import of the module that it concerns (`after_import`).
     reward    the function that verl's reward loop calls
     metrics   what the trainer logs besides verl's own
     prefix    trains on the responses to a prompt as one sequence
+    pixels    a prompt's pixels lie in verl's queue once
     queue     rows of verl's TransferQueue
 """
 
@@ -28,6 +29,13 @@ if os.environ.get("VERL_PLATFORM") == "cpu":
 @after_import("verl.trainer.ppo.v1")
 def _register_trainer(_module) -> None:
     import launch.verl_plugin.trainer  # noqa: F401
+
+
+@after_import("verl.utils.transferqueue_utils")
+def _register_queue(module) -> None:
+    from launch.verl_plugin import pixels
+
+    pixels.register(module)
 
 
 @after_import("verl.workers.engine.fsdp.transformer_impl")

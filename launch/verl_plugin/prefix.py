@@ -111,7 +111,7 @@ def _same(one: Any, other: Any) -> bool:
 
 def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        return torch.equal(one, other)
+        return one is other or torch.equal(one, other)
     return type(one) is type(other) and bool(one == other)
 
 

@@ -13,6 +13,8 @@ from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentL
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
+from launch.verl_plugin.pixels import without_pixels
+
 _AGENT = "clip_agent"  # its name in launch/engines/verl/config.yaml
 # What the rollouts of a prompt share, and the name of a rollout: asyncio gives each task a copy of its parent's context
 _group: ContextVar[dict[Any, Any] | None] = ContextVar("group", default=None)
@@ -129,6 +131,9 @@ class AgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
             features = super()._compute_multi_modal_inputs(output, input_ids)
             # Token types depend on the text: the caller recomputes them from the ids, and only needs them to be there.
             shared[key] = ((videos, images), features)
+        prompt, _, rollout = _rollout.get("").rpartition("/")
+        if prompt and rollout != "0" and self._shared:
+            return without_pixels(shared[key][1], f"{prompt}_0_0")
         return dict(shared[key][1])
 
 

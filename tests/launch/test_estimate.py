@@ -165,9 +165,11 @@ def test_only_layers_that_attend_keep_keys_and_values():
 
 
 def test_frames_of_a_step_by_hand():
-    # 32 pairs x 334 tokens x 4 patches, 3 x 2 x 14 x 14 values of 4 bytes, 1,024 rollouts
-    whole = 32 * 334 * 4 * 1176 * 4 * 1024 / 1e9
-    assert memory.frames_gb(recipe("experiment=camreasoner")).likely == pytest.approx(0.8 * whole)
+    # 32 pairs x 334 tokens x 4 patches, 3 x 2 x 14 x 14 values of 4 bytes, 128 prompts, eight rollouts of each
+    whole = 32 * 334 * 4 * 1176 * 4 * 128 / 1e9
+    apart, shared = (recipe("experiment=camreasoner", f"rl.shared_media={shared}") for shared in (False, True))
+    assert memory.frames_gb(apart).likely == pytest.approx(8 * 0.8 * whole)
+    assert memory.frames_gb(shared).likely == pytest.approx(0.8 * whole)
 
 
 def test_qwen3s_tokens_are_larger_and_announced():

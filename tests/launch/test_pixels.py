@@ -1,0 +1,150 @@
+"""A prompt's pixels in verl's queue once: what a rollout stores, and what the actor reads of it."""
+
+import pickle
+from types import SimpleNamespace
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from tensordict import TensorDict
+from tensordict.tensorclass import NonTensorStack
+from transfer_queue import KVBatchMeta
+from verl.utils import transferqueue_utils
+
+import launch.verl_plugin  # noqa: F401 (as in verl's processes)
+from launch.verl_plugin import pixels
+from launch.verl_plugin import rollout as rollout_module
+from launch.verl_plugin.prefix import pack
+from launch.verl_plugin.queue import plain
+from launch.verl_plugin.rollout import AgentLoopWorker
+
+PROMPTS, GROUP, PATCHES = 32, 8, 72  # of the demo
+PADDING = {"pad0_0_0": {}, "pad0_1_0": {}}
+
+
+def stored(monkeypatch, shared: bool = True) -> dict[str, dict]:
+    """What the demo's agent loop stores of each rollout of a step, by key."""
+    clips = {}
+
+    def process(self, output, input_ids):
+        assert output.clip not in clips, "processed twice"
+        random = torch.Generator().manual_seed(output.clip)
+        clips[output.clip] = torch.randn(PATCHES, 1176, generator=random)
+        grid = torch.tensor([[2, 6, 6]])
+        return {"pixel_values_videos": clips[output.clip], "video_grid_thw": grid, "mm_token_type_ids": "recomputed"}
+
+    monkeypatch.setattr(AgentLoopWorker.__base__, "_compute_multi_modal_inputs", process)
+    worker = AgentLoopWorker.__new__(AgentLoopWorker)
+    worker.config = OmegaConf.create({"algorithm": {"camreasoner": {"shared_media": shared}}})
+    rows = {}
+    for prompt in range(PROMPTS):
+        group = rollout_module._group.set({})
+        frames = [(torch.zeros(1), {})]
+        for rollout in reversed(range(GROUP)):  # they finish in any order
+            name = f"step000001.{prompt:05d}"
+            token = rollout_module._rollout.set(f"{name}/{rollout}")
+            output = SimpleNamespace(multi_modal_data={"videos": frames}, clip=prompt)
+            features = worker._compute_multi_modal_inputs(output, None)
+            assert features.pop("mm_token_type_ids") and features["video_grid_thw"].tolist() == [[2, 6, 6]]
+            rows[f"{name}_{rollout}_0"] = features
+            rollout_module._rollout.reset(token)
+        rollout_module._group.reset(group)
+    return rows
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """What a worker's method gets of these keys, through verl's own bridge; the queue is played by a dictionary."""
+    asked = []
+
+    def reader(rows: dict[str, dict]):
+        def column(keys):
+            values = NonTensorStack(*(rows[key] for key in keys))  # as the queue packs them
+            return TensorDict({pixels.FIELD: values}, batch_size=[len(keys)])
+
+        async def get(keys, partition_id, select_fields):
+            assert (partition_id, select_fields) == ("train", [pixels.FIELD])
+            asked.append(keys)
+            return column(keys)
+
+        class Client:
+            async def async_get_data(self, meta):
+                return column(meta.keys)
+
+        async def as_it_is(meta):
+            return meta
+
+        monkeypatch.setattr(pixels.tq, "async_kv_batch_get", get)
+        monkeypatch.setattr(transferqueue_utils, "TQ_INITIALIZED", True)
+        monkeypatch.setattr(transferqueue_utils.tq, "get_client", Client)
+        monkeypatch.setattr(transferqueue_utils, "async_kv_batch_meta2batch_meta", as_it_is)
+        monkeypatch.setattr(transferqueue_utils, "kv_batch_meta2batch_meta", lambda meta: meta)
+
+        @transferqueue_utils.tqbridge()
+        def update_actor(data):
+            found.extend(value or {} for value in plain(data[pixels.FIELD]))
+
+        def read_keys(keys: list[str]) -> list[dict]:
+            found.clear()
+            update_actor(KVBatchMeta(keys=keys, tags=[{} for _ in keys], partition_id="train"))
+            return list(found)
+
+        found: list[dict] = []
+        return read_keys, asked
+
+    return reader
+
+
+def test_the_actor_reads_what_each_rollout_showed_and_the_queue_holds_an_eighth_of_it(monkeypatch, read):
+    whole = stored(monkeypatch, shared=False)
+    rows = stored(monkeypatch)
+    sizes = [sum(len(pickle.dumps(features)) for features in one.values()) for one in (rows, whole)]
+    assert sizes[0] < 1.05 * sizes[1] / GROUP
+    read_keys, asked = read(rows | PADDING)
+    found = read_keys([*rows, *PADDING])
+    assert not asked and found[-2:] == [{}, {}]
+    for features, expected in zip(found, whole.values()):
+        assert features.keys() == expected.keys()
+        assert all(torch.equal(features[name], value) for name, value in expected.items())
+    clips = [features["pixel_values_videos"].data_ptr() for features in found[:-2]]
+    assert len(set(clips[:GROUP])) == 1 and len(set(clips)) == PROMPTS
+
+
+def test_a_rank_with_a_part_of_a_group_reads_its_first_rollout_besides(monkeypatch, read):
+    rows = stored(monkeypatch)
+    read_keys, asked = read(rows)
+    keys = list(rows)
+    own = [key for key in keys[4:12] if not key.endswith("_0_0")]  # parts of two groups
+    assert [features["pixel_values_videos"].shape for features in read_keys(own)] == [(PATCHES, 1176)] * len(own)
+    assert asked == [["step000001.00000_0_0", "step000001.00001_0_0"]]
+
+
+def test_rows_of_a_group_are_one_sequence_again(monkeypatch, read):
+    rows = stored(monkeypatch)
+    read_keys, _ = read(rows)
+    media = read_keys(list(rows)[: 2 * GROUP])
+    ids, positions = [torch.arange(5)] * 16, [torch.arange(5).expand(4, -1)] * 16
+    packed = pack(ids, positions, [3] * 16, media)
+    assert [len(group.responses) for group in packed.groups] == [GROUP, GROUP]
+    assert all(
+        one["pixel_values_videos"] is media[8 * at]["pixel_values_videos"] for at, one in enumerate(packed.media)
+    )
+
+
+def test_rows_saved_for_the_next_step_refer_to_each_other_still(monkeypatch, read, tmp_path):
+    rows = stored(monkeypatch)
+    group = {key: rows[key] for key in list(rows)[:GROUP]}
+    torch.save(group, tmp_path / "state.pt")
+    read_keys, _ = read(torch.load(tmp_path / "state.pt", weights_only=True))
+    clips = [features["pixel_values_videos"] for features in read_keys(list(group))]
+    assert all(torch.equal(clip, clips[0]) for clip in clips)
+
+
+def test_another_agent_loop_s_rollouts_keep_what_they_showed(monkeypatch):
+    """It may show each rollout something else."""
+    monkeypatch.setattr(
+        AgentLoopWorker.__base__, "_compute_multi_modal_inputs", lambda *_: {"pixel_values": torch.zeros(1)}
+    )
+    worker = AgentLoopWorker.__new__(AgentLoopWorker)
+    features = worker._compute_multi_modal_inputs(SimpleNamespace(multi_modal_data={"images": ["it"]}), None)
+    assert features.keys() == {"pixel_values"}
