@@ -145,6 +145,7 @@ class Filter(Part):
 
     `mode`: the bounds are `low` and `high` ("mean"), or these quantiles of the metric in a round ("percentile").
     `max_rounds`: rounds of prompts in a step; after them it trains on what there is.
+    `refill`: prompts of a round after a step's first: a whole batch, or as many as are missing / the keep rate so far.
     """
 
     enabled: bool
@@ -153,6 +154,7 @@ class Filter(Part):
     low: float = 0.01
     high: float = 0.99
     max_rounds: PositiveInt = 20
+    refill: Literal["batch", "missing"] = Field(default="batch", exclude_if=lambda refill: refill == "batch")
 
     @model_validator(mode="after")
     def _bounds_are_ordered(self) -> "Filter":

@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -73,19 +74,47 @@ class GroupFilter:
         return [1 if mean >= high else -1 if mean <= low else 0 for mean in means]
 
 
+@dataclass
+class KeepRate:
+    """Share of the groups that the filter keeps: of this step, and of each earlier one half as much as of the next.
+
+    Example:
+        >>> rate = KeepRate(kept=30.0, seen=60.0)
+        >>> rate.refill(missing=10, least=1, most=64)
+        20
+    """
+
+    kept: float = 0.0
+    seen: float = 0.0
+
+    def add(self, kept: int, seen: int) -> None:
+        """A round's groups."""
+        self.kept, self.seen = self.kept + kept, self.seen + seen
+
+    def next_step(self) -> None:
+        """What was seen counts half from now on."""
+        self.kept, self.seen = self.kept / 2, self.seen / 2
+
+    def refill(self, missing: int, least: int, most: int) -> int:
+        """Prompts to draw so that `missing` groups are kept: a multiple of `least`, `most` at most."""
+        wanted = ceil(missing * self.seen / self.kept) if self.kept else most
+        return min(ceil(wanted / least) * least, most)
+
+
 class Sampler(ReplayBuffer):
     """verl's synchronous sampler: fails where a rollout failed, and filters groups where the recipe says so.
 
     `shuffled`: with T-GRPO's contrast, prompt -> mean accuracy of the answers about its shuffled frames.
 
     With a filter a step draws rounds of as many prompts as it trains on, until it has enough groups, or `max_rounds`
-    were drawn and at least one group is there. Groups left over open the next step.
+    were drawn and at least one group is there. Groups left over open the next step. With `refill` "missing" the rounds
+    after the first have as many prompts as the keep rate asks for to fill the step.
 
     Args:
         sampler_kwargs: {"filter": None} or {"filter": {"mode", "metric", "low", "high", "max_rounds", "pairs",
-            "contrast"}}. With pairs a question and its twin, prompts 2 n and 2 n + 1, are kept both where one of them
-            is, or none. With contrast the answers about shuffled frames are compared with, and not trained on: they
-            count for no prompt.
+            "contrast"}}, and "refill" where it is not "batch". With pairs a question and its twin, prompts 2 n and
+            2 n + 1, are kept both where one of them is, or none. With contrast the answers about shuffled frames are
+            compared with, and not trained on: they count for no prompt.
     """
 
     def __init__(self, *args: Any, sampler_kwargs: dict[str, Any], **kwargs: Any) -> None:
@@ -97,9 +126,11 @@ class Sampler(ReplayBuffer):
             self.metric, self.max_rounds = settings["metric"], settings["max_rounds"]
             self.pairs: bool = settings["pairs"]
             self.contrast: bool = settings["contrast"]
+            self.exact: bool = settings.get("refill") == "missing"
         self.shuffled: dict[str, float] = {}
         self.carried: list[Group] = []
         self.drawn = 0  # prompts since the training began
+        self.keep_rate = KeepRate()
 
     def _sync_metadata_from_transfer_queue(self) -> None:
         super()._sync_metadata_from_transfer_queue()
@@ -122,7 +153,9 @@ class Sampler(ReplayBuffer):
             groups = self._round(partition_id)
             rounds += 1
             seen += len(groups)
-            for group, side in zip(groups, self._sides(groups, self.filter)):
+            sides = self._sides(groups, self.filter)
+            self.keep_rate.add(sides.count(0), len(groups))
+            for group, side in zip(groups, sides):
                 (dropped if side else kept).append(group)
                 below += side < 0
             if len(kept) >= batch_size or (rounds >= self.max_rounds and kept):
@@ -133,10 +166,11 @@ class Sampler(ReplayBuffer):
                     f"step {global_steps}: none of {len(dropped)} prompts has a mean {self.metric} between {low:g} and "
                     f"{high:g}: rl.filter asks for more than this policy gives; widen it, or start from another epoch"
                 )
-            self.refill_fn(batch_size)
+            self.refill_fn(self._refill(batch_size - len(kept), batch_size))
         _clear(partition_id, [key for group in dropped for key in group.rows])
         batch, self.carried = kept[:batch_size], kept[batch_size:]
         self.drawn += seen
+        self.keep_rate.next_step()
         metrics = {
             "filter/keep_rate": 1 - len(dropped) / seen,
             "filter/rounds": rounds,
@@ -150,6 +184,13 @@ class Sampler(ReplayBuffer):
         }
         rows = {key: tag for group in batch for key, tag in group.rows.items()}
         return KVBatchMeta(partition_id=partition_id, keys=list(rows), tags=list(rows.values())), metrics
+
+    def _refill(self, missing: int, batch_size: int) -> int:
+        """Prompts of the next round; a question and its twin are drawn together, and a contrast fills no place."""
+        if not self.exact:
+            return batch_size
+        prompts = 2 if self.contrast else 1
+        return self.keep_rate.refill(missing * prompts, 2 if self.pairs else prompts, batch_size)
 
     def _sides(self, groups: Sequence[Group], chosen: GroupFilter) -> list[int]:
         """`GroupFilter.sides`, of both branches of a pair 0 where it is of one."""
@@ -202,11 +243,12 @@ class Sampler(ReplayBuffer):
     # ---------------------------------------------------------------- state
 
     def state_dict(self) -> dict[str, Any]:
-        """Number of prompts drawn, and verl's rows of the groups carried over; loads with weights_only."""
+        """Prompts drawn, the keep rate, and verl's rows of the groups carried over; loads with weights_only."""
         rows = [(key, tag) for group in self.carried for key, tag in group.rows.items()]
         return {
             "drawn": self.drawn,
             "shuffled": self.shuffled,
+            "keep_rate": [self.keep_rate.kept, self.keep_rate.seen],
             "groups": [{"keys": list(group.rows), "values": group.values} for group in self.carried],
             "rows": [{"key": key, "tag": tag, "fields": fields_of(key)} for key, tag in rows],
         }
@@ -214,6 +256,7 @@ class Sampler(ReplayBuffer):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put the groups carried over back into verl's queue."""
         self.drawn, self.shuffled = state["drawn"], state.get("shuffled", {})
+        self.keep_rate = KeepRate(*state.get("keep_rate", ()))
         tags = {row["key"]: row["tag"] for row in state["rows"]}
         self.carried = [Group({key: tags[key] for key in g["keys"]}, g["values"]) for g in state["groups"]]
         if tags:

@@ -82,7 +82,18 @@ def test_a_running_cluster_is_joined_and_a_node_of_our_own_started(rendered):
 
 def test_the_filter_is_verls_sampler_or_nothing(rendered):
     assert rendered().trainer.v1.sampler.sampler_kwargs.filter is None
-    assert rendered("rl.filter.enabled=true").trainer.v1.sampler.sampler_kwargs.filter.metric == "accuracy"
+    filtered = rendered("rl.filter.enabled=true")
+    assert filtered.trainer.v1.sampler.sampler_kwargs.filter.metric == "accuracy"
+    assert filtered.data.gen_batch_size is None
+
+
+@pytest.mark.parametrize(("given", "drawn"), [([], 1), (["rl.twins.turns=[mirrored]"], 2)])
+def test_rounds_that_fill_a_step_are_of_any_number_of_prompts(rendered, given, drawn):
+    config = rendered("rl.filter.enabled=true", "rl.filter.refill=missing", *given)
+    assert config.data.gen_batch_size == drawn
+    assert config.trainer.v1.sampler.sampler_kwargs.filter.refill == "missing"
+    whole = rendered("rl.filter.refill=missing", "rl.twins.turns=[shuffled]", "rl.twins.temporal_bonus=0.3")
+    assert whole.data.gen_batch_size is None and whole.trainer.v1.sampler.sampler_kwargs.filter.refill == "batch"
 
 
 @pytest.mark.parametrize(

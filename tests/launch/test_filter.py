@@ -8,11 +8,14 @@ import torch
 from hydra.errors import HydraException
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from verl.utils.dataset.rl_dataset import collate_fn
 
 from launch.checks import check_advantage
 from launch.verl_plugin import filter as filter_module
-from launch.verl_plugin.filter import FilterError, Group, GroupFilter, Sampler
-from launch.verl_plugin.queue import RolloutError
+from launch.verl_plugin.filter import FilterError, Group, GroupFilter, KeepRate, Sampler
+from launch.verl_plugin.queue import RolloutError, plain
+from launch.verl_plugin.trainer import Trainer
 from rewards.errors import UserError
 
 N = 4  # rollouts of a prompt
@@ -165,14 +168,18 @@ def test_a_step_refills_and_carries_over_what_is_left(queue):
 
 
 @settings(max_examples=30, deadline=None)
-@given(right=st.lists(st.integers(0, N), min_size=1, max_size=30), batch=st.integers(1, 6))
-def test_every_prompt_is_trained_on_once_or_dropped(right, batch):
+@given(
+    right=st.lists(st.integers(0, N), min_size=1, max_size=30),
+    batch=st.integers(1, 6),
+    refill=st.sampled_from(["batch", "missing"]),
+)
+def test_every_prompt_is_trained_on_once_or_dropped(right, batch, refill):
     queue = Queue()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(filter_module, "tq", queue)
         patch.setattr("verl.trainer.ppo.v1.replay_buffer.tq", queue)
         prompts, trained, dropped = Prompts(queue, right, batch), [], 0
-        sampler = prompts.sampler()
+        sampler = prompts.sampler(refill=refill)
         for _ in range(4):
             try:
                 names, metrics = prompts.step_of(sampler)
@@ -185,6 +192,46 @@ def test_every_prompt_is_trained_on_once_or_dropped(right, batch):
         assert len(set(trained)) == len(trained)
         assert len(trained) + dropped + len(sampler.carried) == prompts.drawn
         assert all(0 < right[int(name.split(".")[1]) % len(right)] < N for name in trained)
+
+
+def counted(prompts: Prompts) -> list[int]:
+    """The size of each draw, from now on."""
+    draw, sizes = prompts.draw, []
+
+    def counting(count: int) -> None:
+        sizes.append(count)
+        draw(count)
+
+    prompts.draw = counting
+    return sizes
+
+
+def test_a_refill_draws_what_is_missing_at_the_keep_rate(queue):
+    prompts = Prompts(queue, [0, 2, 2, 4, 2, 2], batch=12)  # two of three are kept
+    sizes = counted(prompts)
+    sampler = prompts.sampler(refill="missing", max_rounds=9)
+    for _ in range(3):
+        names, metrics = prompts.step_of(sampler)
+        assert len(names) == 12 and metrics["filter/carried_over"] == 0
+    assert sizes == [12, 6] * 3  # 8 of 12 kept, 4 missing
+
+
+def test_earlier_steps_count_for_the_keep_rate_half_as_much_each():
+    rate = KeepRate()
+    assert rate.refill(5, 1, 64) == 64  # nothing is known
+    rate.add(8, 16)
+    rate.next_step()
+    rate.add(6, 8)
+    assert (rate.kept, rate.seen) == (10.0, 16.0)
+    assert [rate.refill(missing, 1, 64) for missing in (1, 5, 60)] == [2, 8, 64]
+    assert [rate.refill(3, least, 64) for least in (1, 2, 4)] == [5, 6, 8]
+
+
+def test_a_refill_has_whole_pairs(queue):
+    prompts = Prompts(queue, [0, 2, 4, 4, 1, 4, 0, 4], batch=6)  # pairs: one kept, none, one kept, none
+    sizes = counted(prompts)
+    prompts.step_of(prompts.sampler(pairs=True, refill="missing"))
+    assert sizes[:2] == [6, 4]  # 4 of 6 kept: three prompts for the two that are missing
 
 
 def test_a_step_that_drops_nothing_clears_nothing(queue):
@@ -253,9 +300,10 @@ def test_an_unknown_metric_and_a_failed_rollout_are_named(queue):
         unfiltered.sample(1, "train", 2)
 
 
-def test_a_saved_sampler_goes_on_the_same(queue, monkeypatch, tmp_path):
+@pytest.mark.parametrize("refill", ["batch", "missing"])
+def test_a_saved_sampler_goes_on_the_same(queue, monkeypatch, tmp_path, refill):
     prompts = Prompts(queue, [0, 2, 2, 4, 2, 1, 2], batch=4)
-    sampler = prompts.sampler()
+    sampler = prompts.sampler(refill=refill)
     prompts.step_of(sampler)
     assert sampler.carried
     monkeypatch.setattr(filter_module, "fields_of", lambda key: {"ids": torch.arange(3), **queue.fields[key]})
@@ -270,7 +318,37 @@ def test_a_saved_sampler_goes_on_the_same(queue, monkeypatch, tmp_path):
 
     monkeypatch.setattr(queue, "kv_batch_put", put, raising=False)
     monkeypatch.setattr(filter_module, "list_of_dict_to_tensordict", list)
-    resumed = prompts.sampler()
+    resumed = prompts.sampler(refill=refill)
     resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     prompts.step, prompts.drawn = 2, resumed.drawn
     assert [prompts.step_of(resumed) for _ in range(2)] == expected
+
+
+def test_prompts_drawn_one_by_one_are_those_of_a_whole_batch_and_named_alike():
+    def drawn(at_once: int, counts: list[int | None]) -> list[tuple]:
+        rows = [
+            {
+                "raw_prompt": [{"role": "user", "content": f"{n}?"}],
+                "extra_info": {"id": n},
+                "index": n,
+                "dummy": torch.tensor([n]),
+            }
+            for n in range(12)
+        ]
+        trainer = object.__new__(Trainer)
+        trainer.config = OmegaConf.create({"data": {"train_batch_size": 4, "gen_batch_size": at_once}})
+        trainer.global_steps, trainer._fetched = 3, 0
+        trainer.train_dataloader_it = iter(
+            [collate_fn(rows[start : start + at_once]) for start in range(0, len(rows), at_once)]
+        )
+        found = []
+        for count in counts:
+            batch = trainer._next_train_batch(count)
+            assert all(type(name) is str for name in list(batch["uid"]))  # as verl hands them to its queue
+            columns = [plain(batch[name]) for name in ("uid", "raw_prompt", "extra_info", "index")]
+            found += zip(*columns, batch["dummy"].tolist())
+        return found
+
+    whole = drawn(4, [None, 4])
+    assert [name for name, *_ in whole] == [f"step000003.{number:05d}" for number in range(8)]
+    assert str(drawn(1, [None, 1, 3])) == str(drawn(2, [None, 4])) == str(whole)

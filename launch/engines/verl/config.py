@@ -161,6 +161,8 @@ def _settings(run: Run, model: str, total_steps: int, ray_temp: Path | None) -> 
         "prefix_caching": prefix_caching(recipe),
         "executor": ONE_PROCESS if rl.rollout.tensor_parallel_size == 1 else "mp",
         "filter": _filter(rl),
+        # What a round of prompts is a multiple of; null: the whole batch. Twins are drawn with their questions.
+        "gen_batch_size": _least_drawn(rl),
         "total_epochs": max(rl.epochs, 10**6 if rl.steps else 0),
         "total_steps": total_steps,
         "logger": ["console", "file", "tensorboard", *recipe.tracking],
@@ -179,8 +181,14 @@ def _filter(rl: Rl) -> dict[str, Any] | None:
     if not (rl.filter.enabled or contrast):
         return None
     pairs = {"pairs": bool(rl.twins.turns) and not contrast, "contrast": contrast}
-    keeps_all = {"mode": "mean", "metric": "accuracy", "low": -1.0, "high": 2.0}  # of shares
+    keeps_all = {"mode": "mean", "metric": "accuracy", "low": -1.0, "high": 2.0, "refill": "batch"}  # of shares
     return rl.filter.model_dump() | pairs | ({} if rl.filter.enabled else keeps_all)
+
+
+def _least_drawn(rl: Rl) -> int | None:
+    if rl.filter.refill == "batch" or not rl.filter.enabled:
+        return None
+    return 2 if rl.twins.turns else 1
 
 
 def _ray_init(cluster: Cluster, temp: Path | None) -> dict[str, Any]:
