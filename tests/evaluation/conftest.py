@@ -1,6 +1,7 @@
 """A small synthetic run folder, with everything that the stages of a run leave behind."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -110,9 +111,15 @@ def make_run(run: Path, clips: int, models: tuple[str, ...] = ("base", "sft", "r
     return run
 
 
+@pytest.fixture(scope="session")
+def made_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that tests may read and copy, and leave as it is."""
+    return make_run(tmp_path_factory.mktemp("made") / "demo" / "first", clips=4)
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
-    return make_run(tmp_path / "demo" / "first", clips=4)
+def run(made_run: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(made_run, tmp_path / "demo" / "first", symlinks=True)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -36,13 +37,16 @@ def page_of(run: Path) -> str:
     return (run / "report/index.html").read_text()
 
 
-def summary_of(run: Path) -> str:
+@pytest.fixture(scope="module")
+def reported(made_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with its report, for tests that only read."""
+    run = shutil.copytree(made_run, tmp_path_factory.mktemp("reported") / "demo" / "first", symlinks=True)
     write_report(RunFolder(run))
-    return (run / "report/summary.json").read_text()
+    return run
 
 
-def test_report_stands_alone(run: Path):
-    page = page_of(run)
+def test_report_stands_alone(reported: Path):
+    page, run = (reported / "report/index.html").read_text(), reported
     seen = Links(page)
     assert all(link.startswith(("#", "data:image/", "tables/", "clips/")) for link in seen.links)
     assert all((run / "report" / link).is_file() for link in seen.links if link.startswith(("tables/", "clips/")))
@@ -63,12 +67,11 @@ def test_report_stands_alone(run: Path):
     }
 
 
-def test_summary_holds_what_was_measured(run: Path):
-    write_report(RunFolder(run))
-    summary = json.loads((run / "report/summary.json").read_text())
+def test_summary_holds_what_was_measured(reported: Path):
+    summary = json.loads((reported / "report/summary.json").read_text())
     assert set(summary["models"]) == {"base", "sft", "rl"}
     for key, model in summary["models"].items():
-        assert model == json.loads((run / f"eval/test/{key}/scores.json").read_text())
+        assert model == json.loads((reported / f"eval/test/{key}/scores.json").read_text())
         assert len(model["balanced_accuracy_ci"]) == 2
         for name in (
             "accuracy",
@@ -91,18 +94,20 @@ def test_summary_holds_what_was_measured(run: Path):
     assert summary["peak_rss_gib"] == 6.5
 
 
-def test_what_was_left_out_is_counted_with_its_reason(run: Path):
-    assert json.loads(summary_of(run))["left_out"] == [] and "Left out" not in page_of(run)
+def test_what_was_left_out_is_counted_with_its_reason(reported: Path, run: Path):
+    assert json.loads((reported / "report/summary.json").read_text())["left_out"] == []
+    assert "Left out" not in (reported / "report/index.html").read_text()
     long = [{"file": "rl.jsonl", "record": f"q{n}", "field": "question", "reason": "900 tokens > 512"} for n in (7, 9)]
     broken = {"file": "test.json", "record": "3", "field": "video", "reason": "<b>no</b> frames"}
     for name, records in (("rl/quarantine.jsonl", long), ("sets/vqa/quarantine.jsonl", [broken])):
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_text("".join(json.dumps(record) + "\n" for record in records))
-    assert json.loads(summary_of(run))["left_out"] == [
+    page = page_of(run)
+    assert json.loads((run / "report/summary.json").read_text())["left_out"] == [
         {"list": "rl/quarantine.jsonl", "field": "question", "records": 2, "reason": "q7: 900 tokens > 512"},
         {"list": "sets/vqa/quarantine.jsonl", "field": "video", "records": 1, "reason": "3: <b>no</b> frames"},
     ]
-    assert "3: &lt;b&gt;no&lt;/b&gt; frames" in page_of(run)
+    assert "3: &lt;b&gt;no&lt;/b&gt; frames" in page
 
 
 def test_model_text_is_never_html(run: Path, evaluate):
@@ -264,13 +269,14 @@ def test_a_model_that_had_no_sft_is_not_said_to_have_had_it(run: Path):
     assert "Base, RL on" in page and "SFT + RL" not in page
 
 
-def test_examples_are_sorted_by_what_rl_changed(run: Path):
+def test_examples_are_sorted_by_what_rl_changed(reported: Path):
+    run, page = reported, (reported / "report/index.html").read_text()
     samples = list(read_samples(run / "data/test.jsonl"))
     judged = {}
     for key in ("sft", "rl"):
         records = read_predictions(run / f"eval/test/{key}/predictions.jsonl", {s.id for s in samples})
         judged[key] = {s.id: grade(s, records.get(s.id)).right for s in samples}
-    shown = re.findall(r'<article class="example" data-kind="([^"]*)">.*?(test-\d+-\w+)</p>', page_of(run), re.DOTALL)
+    shown = re.findall(r'<article class="example" data-kind="([^"]*)">.*?(test-\d+-\w+)</p>', page, re.DOTALL)
     kinds = {(0, 1): "fixed by RL", (1, 0): "broken by RL", (0, 0): "both wrong", (1, 1): "both right"}
     assert shown
     for kind, sample_id in shown:
