@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections import Counter, defaultdict
+from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
@@ -83,7 +84,7 @@ def test_verl_builds_the_router_that_the_trainer_names(monkeypatch):
 
 
 def test_a_group_decodes_and_stores_its_clip_once_and_leaves_nothing(monkeypatch):
-    decoded, stored, sent = [], [], []
+    decoded, stored, sent, groups, status = [], [], [], [], []
 
     async def decode(cls, messages, image_patch_size, config):
         decoded.append(messages)
@@ -96,29 +97,40 @@ def test_a_group_decodes_and_stores_its_clip_once_and_leaves_nothing(monkeypatch
 
     class Client:
         async def generate(self, request_id, **request):
-            sent.append((request_id, request["video_data"], request["image_data"]))
+            sent.append((request_id, request["video_data"], request["image_data"], request["sampling_params"]["seed"]))
 
-    async def run_prompt(self, prompt):
-        async def one(number: int) -> None:
-            rollout_module._rollout.set(f"{prompt}/{number}")
-            _, videos, _ = await ClipDataset.process_multi_modal_info(prompt, 14, OmegaConf.create())
-            await GroupClient(Client()).generate("verl's", video_data=videos, image_data=None, prompt_ids=[1])
+    class Loop:
+        async def run(self, sampling_params, raw_prompt, **_):
+            _, videos, _ = await ClipDataset.process_multi_modal_info(raw_prompt, 14, OmegaConf.create())
+            request = {"sampling_params": sampling_params, "prompt_ids": [1]}
+            await GroupClient(Client()).generate("verl's", video_data=videos, image_data=None, **request)
+            groups.append(rollout_module._group.get())
+            assert groups[-1]
 
-        await asyncio.gather(*map(one, range(GROUP)))
-        groups.append(rollout_module._group.get())
-        assert groups[-1]
+    async def note(key, partition_id, tag):
+        status.append((key, tag["status"]))
 
-    groups: list[dict] = []
+    async def ignore(*_, **__):
+        pass
+
     monkeypatch.setattr(ClipDataset.__base__, "process_multi_modal_info", classmethod(decode))
-    monkeypatch.setattr(AgentLoopWorker.__base__, "_run_prompt", run_prompt)
+    monkeypatch.setattr("verl.trainer.ppo.v1.agent_loop_tq.tq.async_kv_put", note)
+    monkeypatch.setattr(AgentLoopWorker, "_agent_loop_postprocess", ignore)
     monkeypatch.setattr(rollout_module.ray, "put", put)
     worker = AgentLoopWorker.__new__(AgentLoopWorker)
+    worker.__dict__["_agent_loop"] = Loop()
+    worker.rollout_config = SimpleNamespace(seed=1)
+    worker.config = OmegaConf.create({"actor_rollout_ref": {"rollout": {"n": GROUP}}})
 
     async def both() -> None:
-        await asyncio.gather(*(asyncio.create_task(worker._run_prompt(name)) for name in ("a", "b")))
+        prompts = [{"uid": name, "raw_prompt": name, "agent_name": "clip_agent"} for name in ("a", "b")]
+        each = [worker._run_prompt(prompt, {}, trajectory={"validate": False}) for prompt in prompts]
+        await asyncio.gather(*map(asyncio.create_task, each))
 
     asyncio.run(both())
+    assert sorted(status) == [(name, what) for name in "ab" for what in ("finished", "running")]
     assert sorted(decoded) == ["a", "b"] and len(stored) == 2
     assert sorted(name for name, *_ in sent) == [f"{prompt}/{number}" for prompt in "ab" for number in range(GROUP)]
-    assert all(media == ("reference", [(f"frames of {name[0]}", {})]) and not images for name, media, images in sent)
-    assert groups == [{}, {}]
+    assert all(media == ("reference", [(f"frames of {name[0]}", {})]) and not images for name, media, images, _ in sent)
+    assert len({seed for *_, seed in sent}) == 2 * GROUP
+    assert len(groups) == 2 * GROUP and not any(groups)
