@@ -186,6 +186,8 @@ class Rl(Part):
     `judge_consistency`: the judge is asked of every rollout whether its thoughts lead to its answer, for a meter;
     without it this is known of questions about a motion alone, by rule.
     `by_difficulty`: trains on the questions that `launch.difficulty` kept, in its order.
+    `old_log_probs_every`: steps between two passes for the old log-probabilities alone; in the others the update's own
+    pass gives them, which changes no gradient where a batch has one update.
     """
 
     start_epoch: int = Field(ge=0)
@@ -212,6 +214,7 @@ class Rl(Part):
     filter: Filter
     judge_consistency: bool = False
     by_difficulty: bool = Field(default=False, exclude_if=lambda chosen: not chosen)
+    old_log_probs_every: PositiveInt = Field(default=1, exclude_if=lambda every: every == 1)
     twins: Twins = Field(default=Twins(), exclude_if=lambda twins: not twins.turns)
     rollout: Rollout
     engine: dict[str, Any] = {}
@@ -220,6 +223,16 @@ class Rl(Part):
     def _pairs_fit_a_step(self) -> "Rl":
         if self.twins.turns and (self.rollout_batch_size % 2 or self.global_batch_size % 2):
             raise ValueError("twins: a question and its twin are in one update: rollout and global batch size are even")
+        return self
+
+    @model_validator(mode="after")
+    def _old_log_probs_are_those_of_the_update(self) -> "Rl":
+        if self.old_log_probs_every > 1 and self.rollout_batch_size != self.global_batch_size:
+            updates = self.rollout_batch_size / self.global_batch_size
+            raise ValueError(
+                f"old_log_probs_every {self.old_log_probs_every}: a batch has {updates:g} updates, and after the first "
+                "the policy is not the old one any more; set it to 1, or global_batch_size to rollout_batch_size"
+            )
         return self
 
     @model_validator(mode="after")

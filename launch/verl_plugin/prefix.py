@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 NAME = "shared_prefix"  # of the attention, and of `model.override_config` in launch/engines/verl/config.yaml
+OLD_FROM_UPDATE = "old_log_probs_from_update"  # of a batch's extra_info: launch/verl_plugin/trainer.py
 CHUNK = 1024  # tokens whose logits are held at one time
 
 
@@ -64,7 +65,7 @@ def pack(
     """
     parts, places, before, labels, order, groups, firsts = [], [], [], [], [], [], []
     start = 0
-    for members in _groups(ids, prompts, media):
+    for members in groups_of(ids, prompts, media):
         first, prompt = members[0], prompts[members[0]]
         parts.append(ids[first][:prompt])
         places.append(positions[first][..., :prompt])
@@ -85,7 +86,7 @@ def pack(
     return Packed(*packed, firsts, tuple(groups), tuple(order), torch.cat(before).to(device), torch.cat(labels))
 
 
-def _groups(ids: Sequence[torch.Tensor], prompts: Sequence[int], media: Sequence[Any]) -> list[list[int]]:
+def groups_of(ids: Sequence[torch.Tensor], prompts: Sequence[int], media: Sequence[Any]) -> list[list[int]]:
     """Numbers of the rows with the same prompt and the same media; the same question may be asked about other clips."""
     found: list[list[int]] = []
     for row in range(len(ids)):
@@ -101,6 +102,12 @@ def _groups(ids: Sequence[torch.Tensor], prompts: Sequence[int], media: Sequence
         else:
             found.append([row])
     return found
+
+
+def media_of(batch: Any) -> list[Any]:
+    """Tensors of each row's media by name, or None."""
+    without = [None] * len(batch["input_ids"].offsets().diff())
+    return [getattr(inputs, "data", inputs) or None for inputs in batch.get("multi_modal_inputs", without)]
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -208,11 +215,8 @@ def forward_step(
     ids, positions = micro_batch["input_ids"], micro_batch["position_ids"]
     offsets = ids.offsets()
     rows = ids.unbind()
-    media = [
-        getattr(inputs, "data", inputs) or None for inputs in micro_batch.get("multi_modal_inputs", [None] * len(rows))
-    ]
     prompts = micro_batch["prompts"].offsets().diff().tolist()
-    packed = pack(rows, _rows(positions, offsets), prompts, media)
+    packed = pack(rows, _rows(positions, offsets), prompts, media_of(micro_batch))
     temperature_B = torch.as_tensor(micro_batch["temperature"], dtype=torch.float32, device=rows[0].device).expand(
         len(rows)
     )
@@ -260,6 +264,7 @@ def register(module: Any) -> None:
         module: verl.workers.engine.fsdp.transformer_impl.
     """
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+    from verl.utils import tensordict_utils as tu
 
     engine = module.FSDPEngineWithLMHead
     build, plain = engine._build_module, engine.forward_step
@@ -277,10 +282,23 @@ def register(module: Any) -> None:
         return model
 
     def step(self: Any, micro_batch: Any, loss_function: Any, forward_only: bool) -> Any:
+        if loss_function is not None and tu.get_non_tensor_data(micro_batch, OLD_FROM_UPDATE, default=False):
+            loss_function = of_its_own_pass(loss_function)
         return (forward_step if self.shared_prefix else plain)(self, micro_batch, loss_function, forward_only)
 
     ALL_ATTENTION_FUNCTIONS.register(NAME, attend)
     engine._build_module, engine.forward_step = _build_module, step
+
+
+def of_its_own_pass(loss_function: Any) -> Any:
+    """A policy loss whose old log-probabilities are those of the pass itself: a ratio of 1 that has their gradient."""
+    from verl.workers.utils.padding import response_from_nested
+
+    def loss(model_output: Any, data: Any, dp_group: Any = None) -> Any:
+        data["old_log_probs"] = response_from_nested(model_output["log_probs"].detach(), data["response_mask"])
+        return loss_function(model_output=model_output, data=data, dp_group=dp_group)
+
+    return loss
 
 
 def share_prefixes(model: torch.nn.Module) -> None:

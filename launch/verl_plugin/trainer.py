@@ -26,6 +26,7 @@ from evaluation.rollouts.records import Rollout
 from launch.verl_plugin.held_out import HeldOut
 from launch.verl_plugin.media_table import log_rollouts
 from launch.verl_plugin.metrics import Scored, step_metrics
+from launch.verl_plugin.prefix import OLD_FROM_UPDATE
 from launch.verl_plugin.queue import plain, row_order
 from rewards.advantages import Advantages, Batch, Estimator, build
 from rewards.relation import Answer, relations
@@ -96,6 +97,7 @@ class Trainer(PPOTrainerSync):
         ours: Any = OmegaConf.to_container(config.algorithm.camreasoner, resolve=True)
         self.relation_weight: float = ours["relation_weight"]
         self.temporal: dict[str, float] | None = ours["temporal"]
+        self.old_every: int = ours["old_log_probs_every"]
         self.held_out = HeldOut(ours["held_out"], ours["reward"], config.data.seed) if ours["held_out"] else None
         self._fetched = 0
         if ours["shared_media"]:
@@ -146,6 +148,29 @@ class Trainer(PPOTrainerSync):
             self.total_training_steps = step
         return metrics
 
+    # ---------------------------------------------------------------- old log-probabilities
+
+    @property
+    def _old_from_update(self) -> bool:
+        """Whether this step leaves out their own pass; the others have it, to compare them with the rollouts'."""
+        return (self.global_steps - 1) % self.old_every != 0
+
+    def _compute_old_log_prob(self, batch: Any, metrics: dict[str, Any]) -> Any:
+        if not self._old_from_update:
+            return super()._compute_old_log_prob(batch, metrics)
+        # verl asks for some before the update, and compares them with these: a difference of 0, which is not logged.
+        known = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["rollout_log_probs"])
+        known["old_log_probs"] = known.pop("rollout_log_probs")
+        tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=known)
+        return batch
+
+    def _update_actor(self, batch: Any, metrics: dict[str, Any]) -> Any:
+        batch.extra_info[OLD_FROM_UPDATE] = self._old_from_update
+        batch = super()._update_actor(batch, metrics)
+        if self._old_from_update:
+            metrics["actor/entropy"] = metrics["actor/entropy_loss"]
+        return batch
+
     # ---------------------------------------------------------------- advantage
 
     def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
@@ -158,6 +183,9 @@ class Trainer(PPOTrainerSync):
             batch = super()._compute_advantage(batch, metrics)
         finally:
             _current.reset(token)
+        if self._old_from_update:
+            for name in [name for name in metrics if name.startswith("rollout_corr/")]:
+                del metrics[name]
         metrics.update(step_metrics(scored, len(self._truncated(batch))))
         metrics.update(self.estimator.metrics())
         return batch

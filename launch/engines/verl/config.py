@@ -73,7 +73,26 @@ def render(run: Run, model: str, total_steps: int, ray_temp: Path | None = None)
             OmegaConf.update(config, key, value, force_add=key.startswith(_OPEN))
         except OmegaConfBaseException as error:
             raise RecipeError(f"verl refuses {key}={value!r}: {str(error).splitlines()[0]}") from error
+    _check_old_log_probs(config, run.recipe)
     return config
+
+
+def _check_old_log_probs(config: DictConfig, recipe: Recipe) -> None:
+    """Whether nothing but the update's loss reads them, before its first and only pass.
+
+    Raises:
+        RecipeError: what does.
+    """
+    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
+    correction = config.algorithm.rollout_correction
+    readers = {
+        "loss.rollout_correction weighs with them before the update": correction.rollout_is or correction.rollout_rs,
+        "algorithm.use_kl_in_reward reads them before the update": config.algorithm.use_kl_in_reward,
+        f"actor.ppo_epochs={actor.ppo_epochs} makes several updates of a batch": actor.ppo_epochs > 1,
+        "rollout.calculate_log_probs=false leaves nothing to compare": not rollout.calculate_log_probs,
+    }
+    if recipe.rl.old_log_probs_every > 1 and (found := [why for why, there in readers.items() if there]):
+        raise RecipeError(f"rl.old_log_probs_every={recipe.rl.old_log_probs_every}: {found[0]}; set it to 1")
 
 
 def merge_command(actor: Path, target: Path) -> list[str]:
@@ -153,6 +172,8 @@ def _settings(run: Run, model: str, total_steps: int, ray_temp: Path | None) -> 
         "shared_media": rl.shared_media,
         "shared_prefix": shares_prefix(rl.shared_prefix, recipe.model.architecture),
         "use_kl_loss": rl.kl_coef > 0,
+        "old_log_probs_every": rl.old_log_probs_every,
+        "entropy_of_update": rl.old_log_probs_every > 1,
         "gpus_per_node": cluster.policy_gpus,
         "images": max(media.most_images for media in recipe.trained_media),
         "max_model_len": rl.max_prompt_length + rl.max_response_length,
