@@ -61,7 +61,11 @@ def _micro_batch(recipe: Recipe, stage: str) -> tuple[int, int, int]:
         rows = recipe.sft.per_device_train_batch_size
         return rows, rows * recipe.sft.cutoff_len, rows * recipe.sft.cutoff_len
     rows = min(rl.micro_batch_size_per_gpu, _rows_per_rank(recipe))
-    if not shares_prefix(rl.shared_prefix, recipe.model.architecture):
+    shared = shares_prefix(rl.shared_prefix, recipe.model.architecture)
+    if rl.micro_batch_tokens is not None:
+        tokens = rl.micro_batch_tokens
+        return max(1, tokens // rl.max_prompt_length), tokens, min(tokens, HEAD_CHUNK) if shared else tokens
+    if not shared:
         tokens = rows * (rl.max_prompt_length + rl.max_response_length)
         return rows, tokens, tokens
     prompts, responses = ceil(rows / rl.group_size), rows * rl.max_response_length

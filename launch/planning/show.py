@@ -60,9 +60,10 @@ def rows(recipe: Recipe, missing: Sequence[str]) -> Iterator[tuple[str, str]]:
         if shares_prefix(rl.shared_prefix, recipe.model.architecture)
         else "row by row"
     )
+    rows = f"{rl.micro_batch_tokens} tokens" if rl.micro_batch_tokens else f"{rl.micro_batch_size_per_gpu}"
     yield (
         "RL memory",
-        f"{rl.micro_batch_size_per_gpu} of a rank's {per_rank:g} rollouts of a mini-batch at a time, {at_once}",
+        f"{rows} of a rank's {per_rank:g} rollouts of a mini-batch at a time, {at_once}",
     )
     steps, epochs = rl_steps(recipe), f"{rl.epochs} epochs of one per {rl.rollout_batch_size} prompts"
     yield "RL steps", f"{steps}, {steps * rollouts} rollouts, {steps * updates} updates" if steps else epochs

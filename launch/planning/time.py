@@ -150,8 +150,8 @@ def has_flash_attention(recipe: Recipe) -> bool:
 def together(recipe: Recipe) -> int:
     """Rollouts of a prompt that the actor takes as one sequence."""
     rl = recipe.rl
-    shared = shares_prefix(rl.shared_prefix, architecture_of(recipe))
-    return min(rl.micro_batch_size_per_gpu, rl.group_size) if shared else 1
+    rows = rl.group_size if rl.micro_batch_tokens else min(rl.micro_batch_size_per_gpu, rl.group_size)
+    return rows if shares_prefix(rl.shared_prefix, architecture_of(recipe)) else 1
 
 
 def trained_flops(recipe: Recipe, row: Range, prompt: Range) -> Range:

@@ -300,7 +300,7 @@ class Recipe(Part):
             raise ValueError("lora: that vLLM applies adapters of gated delta layers was not tried; take lora=null")
         ranks = self.cluster.nodes * self.cluster.policy_gpus
         rollouts, micro = self.rl.global_batch_size * self.rl.group_size, self.rl.micro_batch_size_per_gpu
-        if rollouts % (ranks * micro):
+        if self.rl.micro_batch_tokens is None and rollouts % (ranks * micro):
             raise ValueError(
                 f"rl.global_batch_size x rl.group_size = {rollouts} rollouts must be a multiple of "
                 f"{ranks} rank(s) x rl.micro_batch_size_per_gpu = {ranks * micro}"

@@ -188,6 +188,7 @@ class Rl(Part):
     `by_difficulty`: trains on the questions that `launch.difficulty` kept, in its order.
     `old_log_probs_every`: steps between two passes for the old log-probabilities alone; in the others the update's own
     pass gives them, which changes no gradient where a batch has one update.
+    `micro_batch_tokens`: a micro-batch takes what so many tokens hold, in place of `micro_batch_size_per_gpu` rollouts.
     """
 
     start_epoch: int = Field(ge=0)
@@ -215,6 +216,7 @@ class Rl(Part):
     judge_consistency: bool = False
     by_difficulty: bool = Field(default=False, exclude_if=lambda chosen: not chosen)
     old_log_probs_every: PositiveInt = Field(default=1, exclude_if=lambda every: every == 1)
+    micro_batch_tokens: PositiveInt | None = Field(default=None, exclude_if=lambda tokens: tokens is None)
     twins: Twins = Field(default=Twins(), exclude_if=lambda twins: not twins.turns)
     rollout: Rollout
     engine: dict[str, Any] = {}
@@ -223,6 +225,16 @@ class Rl(Part):
     def _pairs_fit_a_step(self) -> "Rl":
         if self.twins.turns and (self.rollout_batch_size % 2 or self.global_batch_size % 2):
             raise ValueError("twins: a question and its twin are in one update: rollout and global batch size are even")
+        return self
+
+    @model_validator(mode="after")
+    def _a_micro_batch_holds_a_rollout(self) -> "Rl":
+        longest = self.max_prompt_length + self.max_response_length
+        if self.micro_batch_tokens is not None and self.micro_batch_tokens < longest:
+            raise ValueError(
+                f"micro_batch_tokens {self.micro_batch_tokens} does not hold a rollout of max_prompt_length + "
+                f"max_response_length, {longest} tokens"
+            )
         return self
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ runs after the import of the module that it concerns (`after_import`).
     metrics   what the trainer logs besides verl's own
     prefix    trains on the responses to a prompt as one sequence
     pixels    a prompt's pixels lie in verl's queue once
+    micro_batches   by a budget of tokens, with the rows of a group together
     queue     rows of verl's TransferQueue
 """
 
@@ -40,6 +41,7 @@ def _register_queue(module) -> None:
 
 @after_import("verl.workers.engine.fsdp.transformer_impl")
 def _register_engine(module) -> None:
-    from launch.verl_plugin import prefix
+    from launch.verl_plugin import micro_batches, prefix
 
     prefix.register(module)
+    micro_batches.register(module)

@@ -25,3 +25,10 @@ def test_what_reads_old_log_probabilities_before_the_update_is_refused(tiny_reci
     render(run_of(tiny_recipe(override)), "model", total_steps=1)
     with pytest.raises(RecipeError, match=f"old_log_probs_every=5: .*{why}"):
         render(run_of(tiny_recipe(override, "rl.old_log_probs_every=5")), "model", total_steps=1)
+
+
+def test_a_budget_of_tokens_holds_a_rollout(tiny_recipe):
+    with pytest.raises((RecipeError, ValidationError), match="does not hold a rollout of .*, 320 tokens"):
+        tiny_recipe("rl.micro_batch_tokens=300")
+    actor = render(run_of(tiny_recipe("rl.micro_batch_tokens=640")), "model", total_steps=1).actor_rollout_ref.actor
+    assert actor.use_dynamic_bsz and actor.ppo_max_token_len_per_gpu == 640

@@ -171,6 +171,8 @@ def _settings(run: Run, model: str, total_steps: int, ray_temp: Path | None) -> 
         "temporal": rl.twins.temporal,
         "shared_media": rl.shared_media,
         "shared_prefix": shares_prefix(rl.shared_prefix, recipe.model.architecture),
+        "by_tokens": rl.micro_batch_tokens is not None,
+        "most_tokens": rl.micro_batch_tokens or rl.max_prompt_length + rl.max_response_length,
         "use_kl_loss": rl.kl_coef > 0,
         "old_log_probs_every": rl.old_log_probs_every,
         "entropy_of_update": rl.old_log_probs_every > 1,
