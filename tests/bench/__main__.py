@@ -1,7 +1,8 @@
 """Time the parts that a run waits for, beside plain code that does the same work: python -m tests.bench [PART ...]
 
 start: rendering, imports, forks. data: checking, normalising and reading clips. rewards, evaluation: scoring.
-plan: a dry run. predict: vLLM. step: RL. All of them take a quarter of an hour on two cores.
+plan: a dry run. predict: vLLM. step: RL under plain verl and under ours, with the table of docs/performance.md. All of
+them take half an hour on two cores.
 Only where they are named: busy, the smaller demo three times, alone and beside busy loops, another quarter of an hour
 or more; demo, its RL over `seeds` and changes of the numerics, ten minutes a run.
 Absolute times depend on the machine and its load; ratios are compared within one run. A ratio above its threshold ends
@@ -20,7 +21,6 @@ from pydantic import Field
 from rich.table import Table
 
 from data_tools.cli import Arguments, UsageError, run_command
-from data_tools.run_folder import RunFolder
 from launch.console import console
 from tests.bench import busy, data, demo, evaluation, plan, predict, rewards, step
 from tests.bench.row import Row
@@ -92,7 +92,6 @@ class BenchArguments(Arguments):
         [], description=f"what to time: {', '.join(PARTS)} (the default), or {' or '.join(NAMED)}"
     )
     seeds: list[int] = Field([0, 1, 2, 3, 4], description="of `demo`")
-    run: Path = Field(Path("runs/demo/main"), description="a demo whose SFT is done, for `step`")
 
 
 def main(arguments: BenchArguments) -> int:
@@ -100,17 +99,15 @@ def main(arguments: BenchArguments) -> int:
     parts = [str(part) for part in arguments.files] or list(PARTS)
     if unknown := set(parts) - {*PARTS, *NAMED}:
         raise UsageError(f"{', '.join(sorted(unknown))}: choose from {', '.join((*PARTS, *NAMED))}")
-    if "step" in parts and not RunFolder(arguments.run).record("sft").exists():
-        raise UsageError(f"{arguments.run} has no finished SFT: run `make demo`, give run=..., or name other parts")
     if "start" in parts:
         console.print(start_times())
     rows = [row for part in COMPARED if part in parts for row in COMPARED[part]()]
     if rows:
         console.print(comparison(rows))
     if "step" in parts:
-        table, row = step.compare(arguments.run)
-        console.print(table)
-        rows.append(row)
+        tables, ratios = step.compare()
+        console.print(*tables, comparison(ratios))
+        rows += ratios
     if "busy" in parts:
         table, loaded = busy.compare()
         console.print(table, comparison(loaded))

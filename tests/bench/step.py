@@ -1,91 +1,71 @@
-"""What camreasoner adds to a verl step: a demo's RL under plain verl and under our trainer, same settings.
+"""Log-probabilities and update under plain verl and under ours, at three lengths of the prompt, and each part alone.
 
-"baseline" is verl's own synchronous trainer with its GRPO estimator and no records, "camreasoner" the trainer of
-launch/verl_plugin with the same estimator, its metrics and its rollout records. Both take the same rollout workers,
-reward and sampler (verl's own polls every 2 s, which would drown the difference).
+All sides are timed in one process, by turns (`tests.bench.update`).
 """
 
 import json
-import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import yaml
-from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from data_tools.run_folder import RunFolder
-from launch.engines.verl.config import render
-from launch.engines.watch import run_engine, scratch_path
-from launch.memory import MemoryMeter
-from launch.recipe import Recipe
-from launch.run import Run
+from data_tools.files import write_json
+from launch.compose import compose_recipe
+from launch.engines.watch import run_engine
+from launch.recipe import ROOT
 from tests.bench.row import Row
+from tests.bench.update import FRAMES
 
-STEPS = 12
-PARTS = {"gen": "rollouts", "update_actor": "update", "adv": "advantages"}
-BASELINE = {
-    "trainer.v1.trainer_mode": "sync",
-    "algorithm.adv_estimator": "grpo",
-    "trainer.rollout_data_dir": None,
-}
-
-
-def config(run: Run, model: str, steps: int, folder: Path, changes: dict[str, Any], log: Path) -> DictConfig:
-    """verl's configuration of `steps` steps without checkpoints, written under `folder`."""
-    made = render(run, model, steps, scratch_path(log) / "ray")
-    own = {
-        "trainer.save_freq": -1,
-        "trainer.resume_mode": "disable",
-        "trainer.default_local_dir": str(folder / "checkpoints"),
-        "trainer.rollout_data_dir": str(folder / "rollouts"),
-    }
-    for key, value in (own | changes).items():
-        OmegaConf.update(made, key, value, merge=False, force_add=True)
-    return made
+OUT = ROOT / "runs" / "bench" / "step.json"
+SIZES, GROUP = (2, 4, 8), 8
+RUNS = ("plain", "ours")
+# Of the update: at most so many times plain verl's, by visual tokens.
+AT_MOST = {18: 1.0, 512: 0.5, 2048: 0.2}
 
 
-def step_seconds(run: Run, model: str, steps: int, name: str, changes: dict[str, Any], folder: Path) -> list[dict]:
-    """Metrics of each step under one of the trainers."""
-    folder = folder / name
-    folder.mkdir()
-    log, metrics = folder / "log", folder / "metrics.jsonl"
-    (folder / "verl.yaml").write_text(OmegaConf.to_yaml(config(run, model, steps, folder, changes, log)))
-    run_engine(
-        run.recipe,
-        ["launch.engines.verl.main", str(folder / "verl.yaml")],
-        log,
-        name,
-        steps,
-        lambda: len(metrics.read_text().splitlines()) if metrics.exists() else 0,
-        env={"VERL_FILE_LOGGER_PATH": str(metrics), "TENSORBOARD_DIR": str(folder / "tensorboard")},
-    )
-    return [json.loads(line)["data"] for line in metrics.read_text().splitlines()]
+def updates(folder: Path) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
+    """Group size -> visual tokens -> variant -> what `tests.bench.update` measured."""
+    recipe, _ = compose_recipe(["experiment=demo"])
+    out, named = folder / "update.json", (",".join(map(str, of)) for of in (FRAMES, SIZES))
+    command = ["tests.bench.update", str(out), *named]
+    run_engine(recipe, command, folder / "update.log", "log-probs + update", 1, out.exists)
+    found: dict[str, Any] = json.loads(out.read_text())
+    return found
 
 
-def compare(folder: Path, steps: int = STEPS) -> tuple[Table, Row]:
-    """Median of a step under both, by part, and the row of their ratio.
-
-    Args:
-        folder: a demo run whose SFT is done; nothing in it is changed.
-        steps: of each; the first, which warms up, does not count.
-    """
-    content = yaml.safe_load(RunFolder(folder).recipe.read_text())
-    recipe = Recipe.model_validate(content | {"advantage": {"name": "grpo"}})
-    run = Run(recipe, folder.absolute())
-    model = run.sft_checkpoint(recipe.rl.start_epoch)
-    title = f"a step of RL in {folder.name}, median of {steps - 1}"
-    shown = Table("trainer", "seconds", "from–to", *PARTS.values(), "GiB", title=title)
-    medians = {}
+def compare() -> tuple[list[Table], list[Row]]:
+    """Tables of all that was measured, which lies in runs/bench/step.json too, and the ratios of the update."""
     with tempfile.TemporaryDirectory() as scratch:
-        for name, changes in (("baseline", BASELINE), ("camreasoner", {})):
-            with MemoryMeter() as meter:
-                metrics = step_seconds(run, model, steps, name, changes, Path(scratch))[1:]
-            seconds = [step["timing_s/step"] for step in metrics]
-            medians[name] = statistics.median(seconds)
-            parts = [statistics.median(step.get(f"timing_s/{part}", 0.0) for step in metrics) for part in PARTS]
-            spread = f"{min(seconds):.2f}–{max(seconds):.2f}"
-            row = f"{medians[name]:.2f}", spread, *(f"{part:.3f}" for part in parts), f"{meter.peak_gib:.2f}"
-            shown.add_row(name, *row)
-    return shown, Row("a step of RL | plain verl", medians["camreasoner"], medians["baseline"], 1.02)
+        measured = updates(Path(scratch))
+    found = measured[str(GROUP)]
+    write_json(OUT, found)
+    write_json(OUT.with_name("groups.json"), measured)
+    rows = []
+    for tokens, at_most in AT_MOST.items():
+        ours, plain = (found[str(tokens)][side]["update_s"] for side in RUNS[::-1])
+        rows.append(Row(f"log-probs + update, {tokens} visual tokens | plain verl", ours, plain, at_most))
+    return [table_of(found), groups_of(measured)], rows
+
+
+def table_of(found: dict[str, dict[str, dict[str, Any]]]) -> Table:
+    columns = ("visual tokens", "", "log-probs + update", "of plain", "GFLOP", "GiB")
+    table = Table(*columns, title=f"one prompt x {GROUP} answers")
+    for tokens, sides in found.items():
+        for side, of in sides.items():
+            ratio = of["update_s"] / sides["plain"]["update_s"]
+            cells = f"{of['update_s']:.2f} s", f"{ratio:.2f}", f"{of['flops'] / 1e9:.1f}", f"{of['peak_gib']:.2f}"
+            table.add_row(tokens, side, *cells)
+    return table
+
+
+def groups_of(measured: dict[str, dict[str, dict[str, dict[str, Any]]]]) -> Table:
+    """Ours as a part of plain verl: its time and its operations."""
+    table = Table("visual tokens", *(f"G = {size}" for size in measured), title="ours / plain: time, operations")
+    for tokens in next(iter(measured.values())):
+        cells = []
+        for lengths in measured.values():
+            ours, plain = (lengths[tokens][side] for side in RUNS[::-1])
+            cells.append(", ".join(f"{ours[what] / plain[what]:.2f}" for what in ("update_s", "flops")))
+        table.add_row(tokens, *cells)
+    return table

@@ -1,11 +1,58 @@
 """verl's worker as it updates: what may not change, and what it may cost."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
 from launch.engines.verl.config import render
 from launch.recipe import RecipeError
 from launch.run import run_of
+
+
+@pytest.fixture(scope="module")
+def found() -> dict:
+    side = Path(__file__).with_name("update_side.py")
+    env = {"VERL_PLATFORM": "cpu", "VERL_USE_EXTERNAL_MODULES": "launch.verl_plugin", "OMP_NUM_THREADS": "1"}
+    env = os.environ | env | {"PYTHONPATH": str(side.parents[2])}
+    done = subprocess.run([sys.executable, side], capture_output=True, text=True, env=env, cwd=side.parents[2])
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.e2e
+def test_old_log_probabilities_of_the_update_itself_give_its_gradient(found):
+    assert found["own_old"] < 1e-6
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("way", ["plain", "ours"])
+def test_micro_batches_by_tokens_give_the_gradients_of_single_rows(found, way):
+    assert found["packed"][way]["log_probs"] < 1e-5 and found["packed"][way]["gradients"] < 1e-5
+
+
+@pytest.mark.e2e
+def test_the_first_losses_are_those_that_they_were(found):
+    """Policy loss and length of the gradient of three steps; the first has a learning rate of 0."""
+    assert found["losses"] == [pytest.approx(step, rel=1e-4) for step in GOLDEN]
+
+
+GOLDEN = [[0.2257963, 0.3934440], [0.2257963, 0.3934440], [0.2240005, 0.3576444]]
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(("tokens", "at_most"), [("18", 0.71), ("2048", 0.16)])
+def test_a_group_as_one_sequence_costs_its_part_of_the_operations(found, tokens, at_most):
+    assert found["flops"][tokens]["ours"] / found["flops"][tokens]["plain"] < at_most
+
+
+@pytest.mark.e2e
+def test_long_prompts_take_less_time(found):
+    assert found["seconds"]["2048"]["ours"] / found["seconds"]["2048"]["plain"] < 0.8
 
 
 def test_several_updates_of_a_batch_need_the_old_log_probabilities(tiny_recipe):
