@@ -38,6 +38,7 @@ class Scorer:
     Attributes:
         asks_judge: whether the reward takes a judge.
         counts_tokens: whether it takes the number of tokens per segment.
+        names: of the settings that it has.
 
     Example:
         >>> import asyncio
@@ -65,6 +66,7 @@ wrong_penalty, fidelity_weight, schema
         self.judge = judge
         own = {name: each for name, each in own.items() if name not in ("judge", "lengths")}
         takes = own | _schema_settings(module)
+        self.names = frozenset(takes)
         self.settings = {"name": settings["name"]} | checked("reward", settings, takes)
         self._reward: Callable[..., Any] = module.reward
         self._arguments = {name: self.settings[name] for name in own if name in self.settings}

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from evaluation.report.official import results, results_table
 from evaluation.report.sets import set_figures, set_page, set_process, set_tables
 from evaluation.report.summary import summary
 from evaluation.rollouts.counterfactual import lambda_counterfactual
-from evaluation.rollouts.records import Rollout, advantage_collapse
+from evaluation.rollouts.records import advantage_collapse
 from evaluation.runs import NAMES, Model, need, read_json
 from evaluation.table import FORMS, Table, html, write_tables
 from rewards.judges.build import build
@@ -125,7 +125,7 @@ def _page(inputs: Inputs, overview: Table | None) -> dict[str, Any]:
         "overview": {"name": overview.name, "html": html(overview)} if overview else None,
         "forms": list(FORMS),
         "findings": diagnose(inputs.rl_steps, inputs.held_out, _metric(inputs)),
-        "counterfactual": _counterfactual(inputs.rollouts),
+        "counterfactual": _counterfactual(inputs),
         "splits": splits(inputs),
         "left_out": left_out(run),
         "contact_sheet": sheet and jpeg_uri(Image.open(sheet)),
@@ -159,10 +159,12 @@ def _all_models(inputs: Inputs) -> list[Model]:
     return sorted(found.values(), key=lambda model: [*NAMES, ""].index(model.stage))
 
 
-def _counterfactual(rollouts: Sequence[Rollout]) -> list[dict[str, float]]:
-    """What other weights of the format reward would have changed; empty where the rewards have no such parts."""
-    usable = [record for record in rollouts if {"accuracy", "format"} <= record.components.keys()]
-    return lambda_counterfactual(usable, LAMBDAS) if usable else []
+def _counterfactual(inputs: Inputs) -> list[dict[str, float]]:
+    """What another weight of the format reward would have changed; empty where the reward has none."""
+    if not inputs.rollouts or "format_weight" not in (inputs.recipe.get("reward") or {}):
+        return []
+    groups, components = zip(*((record.group, record.components) for record in inputs.rollouts))
+    return lambda_counterfactual(groups, components, LAMBDAS)
 
 
 def _training(inputs: Inputs) -> dict[str, tuple[Figure, str]]:

@@ -4,25 +4,26 @@ First order and off-policy: the responses remain those that were sampled, and on
 how the first update would differ, not where training would end.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-
-from evaluation.rollouts.records import Rollout
 
 Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 NOISE = 1e-6  # differences that only rounding makes
 
 
-def lambda_counterfactual(records: Iterable[Rollout], lambdas: Sequence[float]) -> list[dict[str, float]]:
+def lambda_counterfactual(
+    groups: Sequence[str], components: Sequence[Mapping[str, float]], lambdas: Sequence[float]
+) -> list[dict[str, float]]:
     """For each lambda, how its GRPO advantages differ from those of accuracy alone (lambda = 0).
 
     Where all responses of a group have the same format, lambda cancels out of any advantage that is normalised by the
     rewards' scale.
 
     Args:
-        records: of rewards that have the components `accuracy` and `format`.
+        groups: of each response.
+        components: of each response's reward, `accuracy` and `format` among them.
         lambdas: in [0, 1].
 
     Returns:
@@ -32,18 +33,17 @@ def lambda_counterfactual(records: Iterable[Rollout], lambdas: Sequence[float]) 
         a and f centred on their group's mean and divided by its rewards' deviation.
 
     Raises:
-        ValueError: no records, or a lambda outside [0, 1].
+        ValueError: no responses, or a lambda outside [0, 1].
     """
-    records = list(records)
-    if not records:
-        raise ValueError("no rollout records")
+    if not groups:
+        raise ValueError("no responses")
     if wrong := [value for value in lambdas if not 0 <= value <= 1]:
         raise ValueError(f"lambda {wrong[0]} must be in [0, 1]")
-    _, ids_B = np.unique([record.group for record in records], return_inverse=True)
+    _, ids_B = np.unique(groups, return_inverse=True)
     sizes_G = np.bincount(ids_B)
 
     def centred(name: str) -> Floats:
-        values_B = np.array([record.components[name] for record in records], dtype=float)
+        values_B = np.array([row[name] for row in components], dtype=float)
         values_B = values_B - (np.bincount(ids_B, values_B) / sizes_G)[ids_B]
         return np.where(np.abs(values_B) > NOISE, values_B, 0.0)
 

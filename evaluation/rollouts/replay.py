@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from rewards.advantages import Advantages, Estimator
 
 JUDGES = ("recorded", "rules", "endpoint")
+LAMBDAS = (0.0, 0.1, 0.3, 0.5)
 
 
 class ReplayError(UserError):
@@ -290,7 +291,9 @@ class ReplayArguments(Arguments):
     relation_weight: float | None = Field(None, ge=0, description="of the relation to the answers of a question's twin")
     temporal: dict[str, float] = Field({}, description="bonus and ratio of T-GRPO's reward, over the run's own")
     judge: dict[str, Any] = Field({"name": "recorded"}, description="recorded, rules or endpoint, and judge.KEY=VALUE")
-    lambdas: list[Share] = Field([0.0, 0.1, 0.3, 0.5], min_length=1, description="of the lambda counterfactual")
+    lambdas: list[Share] | None = Field(
+        None, min_length=1, description="of the lambda counterfactual, 0, 0.1, 0.3 and 0.5 if not given"
+    )
     out: Path = Field(Path("replay"), description="folder to write to")
 
 
@@ -323,6 +326,20 @@ def chosen(arguments: ReplayArguments) -> dict[str, Any]:
     return parts
 
 
+def _sweep(done: Replayed, reward: Mapping[str, Any], lambdas: Sequence[float] | None) -> list[dict[str, float]]:
+    """The lambda counterfactual, of a reward that weighs format against accuracy by lambda.
+
+    Raises:
+        ReplayError: lambdas are given for another reward.
+    """
+    if "format_weight" not in Scorer(reward).names:
+        if lambdas:
+            raise ReplayError(f"lambdas: reward={reward['name']} has no format_weight, which lambda is: leave it out")
+        return []
+    groups = [record.group for record in done.records]
+    return lambda_counterfactual(groups, done.components, lambdas or LAMBDAS) if groups else []
+
+
 def _overlong(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """What `rewards.overlong` takes besides the tokens of a response, by a run's recipe."""
     chosen = (recipe.get("loss") or {}).get("overlong")
@@ -350,7 +367,7 @@ def main(arguments: ReplayArguments) -> None:
     judge = None if parts["judge"]["name"] == "recorded" else build_judge(parts["judge"])
     by = parts["reward"], parts["advantage"]
     done = replay(arguments.files, *by, judge, parts["overlong"], parts["relation_weight"], parts["temporal"])
-    counts, sweep = summary(done), lambda_counterfactual(done.records, arguments.lambdas)
+    counts, sweep = summary(done), _sweep(done, parts["reward"], arguments.lambdas)
     others = estimators(done, parts["advantage"])
 
     with whole_file(arguments.out / "replay.jsonl") as out:
@@ -360,7 +377,7 @@ def main(arguments: ReplayArguments) -> None:
             if done.perception_advantages:
                 line["advantage_perception"] = done.perception_advantages[row]
             out.write(json.dumps(line, ensure_ascii=False) + "\n")
-    settings = parts | {"lambdas": arguments.lambdas}
+    settings = parts | {"lambdas": [row["lambda"] for row in sweep]}
     result = {"settings": settings, "counts": counts, "estimators": others, "lambda": sweep, "refused": done.refused}
     write_json(arguments.out / "summary.json", result)
     plot(done.records, done.components, done.advantages, sweep, arguments.out)
@@ -368,9 +385,11 @@ def main(arguments: ReplayArguments) -> None:
     show_counts(counts, console)
     show_changes(done.records, done.components, done.advantages, console)
     show_estimators(others, console)
-    show_sweep(sweep, console)
+    if sweep:
+        show_sweep(sweep, console)
     show_refused(done.refused, console)
-    console.print(f"written to {arguments.out}: summary.json, replay.jsonl, replay.png, lambda.png")
+    files = "summary.json, replay.jsonl, replay.png" + (", lambda.png" if sweep else "")
+    console.print(f"written to {arguments.out}: {files}")
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def plot(
     sweep: Sequence[Mapping[str, float]],
     folder: Path,
 ) -> None:
-    """replay.png: old against new scores and advantages. lambda.png: the counterfactual."""
+    """replay.png: old against new scores and advantages. lambda.png: the counterfactual, if there is one."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4), layout="constrained")
@@ -119,6 +119,8 @@ def plot(
         axes.scatter([x for x, _ in points], [y for _, y in points], sizes, alpha=0.6)
         axes.set(xlabel=f"recorded {name}", ylabel=f"new {name}", title=f"{name}, {len(before):,} rollouts")
     figure.savefig(folder / "replay.png", dpi=120)
+    if not sweep:
+        return
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()

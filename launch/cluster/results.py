@@ -47,7 +47,8 @@ def counterfactual(points: Sequence[Point]) -> list[dict[str, float]]:
     lambdas = sorted({float(point.values["reward.format_weight"]) for point in points})
     for point in points:
         if records := read_rollouts(point.run.paths.rollouts):
-            return lambda_counterfactual(records, lambdas)
+            groups, components = zip(*((record.group, record.components) for record in records))
+            return lambda_counterfactual(groups, components, lambdas)
     return []
 
 

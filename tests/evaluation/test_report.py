@@ -297,6 +297,10 @@ def test_report_carries_tables_collapse_and_the_lambda_counterfactual(run: Path)
         path.parent.mkdir(exist_ok=True)
         path.write_text("".join(json.dumps(r) + "\n" for r in records))
     write_report(RunFolder(run))
+    assert "Another weight of the format reward" not in (run / "report/index.html").read_text()  # it has none
+    with (run / "recipe.yaml").open("a") as recipe:
+        recipe.write("reward: {name: camreasoner, format_weight: 0.1}\n")
+    write_report(RunFolder(run))
     page = (run / "report/index.html").read_text()
     for said in (
         "Another weight of the format reward",

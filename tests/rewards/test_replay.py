@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from data_tools.cli import parse as parse_arguments
 from evaluation.rollouts.counterfactual import lambda_counterfactual
-from evaluation.rollouts.records import Rollout
 from evaluation.rollouts.replay import ReplayArguments, ReplayError, estimators, main, replay, summary
 from rewards.advantages import Batch
 from rewards.advantages.ema_grpo import EmaGrpo
@@ -182,6 +181,16 @@ def test_the_command(rollouts, tmp_path, capsys):
     assert all((out / name).read_bytes().startswith(b"\x89PNG") for name in ("replay.png", "lambda.png"))
 
 
+def test_lambda_is_shown_for_a_reward_that_has_it(rollouts, tmp_path, capsys):
+    """VideoChat-R1 adds format to accuracy: no lambda weighs them."""
+    out, given = tmp_path / "out", [*map(str, rollouts), "reward=videochat_r1", "advantage=grpo"]
+    main(parse_arguments(ReplayArguments, [*given, f"out={out}"]))
+    assert "off-policy" not in capsys.readouterr().out and not (out / "lambda.png").exists()
+    assert json.loads((out / "summary.json").read_text())["lambda"] == []
+    with pytest.raises(ReplayError, match="reward=videochat_r1 has no format_weight"):
+        main(parse_arguments(ReplayArguments, [*given, "lambdas=[0.3]", f"out={out}"]))
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -246,15 +255,14 @@ def test_replay_charges_for_length_as_the_run_did(rollouts, tmp_path):
 
 def rows(*groups):
     values = [(str(n), a, f) for n, group in enumerate(groups) for a, f in group]
-    components = [{"score": a, "accuracy": a, "format": f} for _, a, f in values]
-    return [Rollout(**record(1, group, i, "r", components[i], 0.0)) for i, (group, _, _) in enumerate(values)]
+    return [group for group, _, _ in values], [{"accuracy": a, "format": f} for _, a, f in values]
 
 
 def test_lambda_by_hand():
     same_format = [(1, 1), (0, 1)]  # lambda cancels out
     mixed = [(1, 1), (0, 1), (0, 0), (0, 0)]  # right; wrong; malformed twice
     saturated = [(1, 1), (1, 1)]
-    none, half, all_ = lambda_counterfactual(rows(same_format, mixed, saturated), [0.0, 0.5, 1.0])
+    none, half, all_ = lambda_counterfactual(*rows(same_format, mixed, saturated), [0.0, 0.5, 1.0])
     assert none == pytest.approx({"lambda": 0, "matters": 0, "collapsed": 1 / 3, "sign_flips": 0, "format_share": 0})
     assert half["matters"] == pytest.approx(1 / 3) and half["collapsed"] == pytest.approx(1 / 3)
     # In `mixed` rewards are 1, .5, 0, 0 instead of 1, 0, 0, 0: the wrong one rises above the mean of .375.
@@ -272,17 +280,17 @@ def test_lambda_by_hand():
     st.lists(st.floats(0, 1), min_size=1),
 )
 def test_shares_are_shares(groups, lambdas):
-    for row in lambda_counterfactual(rows(*groups), lambdas):
+    for row in lambda_counterfactual(*rows(*groups), lambdas):
         assert all(0 <= value <= 1 + 1e-9 for value in row.values())
 
 
 @given(st.lists(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=2, max_size=6), min_size=1))
 def test_lambda_is_inert_where_the_format_is_saturated(groups):  # peers.md, fact 5
-    for row in lambda_counterfactual(rows(*[[(a, 1) for a in group] for group in groups]), [0.1, 0.3, 0.5]):
+    for row in lambda_counterfactual(*rows(*[[(a, 1) for a in group] for group in groups]), [0.1, 0.3, 0.5]):
         assert row["matters"] == row["sign_flips"] == row["format_share"] == 0
 
 
 def test_wrong_lambdas_are_refused():
-    for records, lambdas in (([], [0.1]), (rows([(1, 1)]), [1.5]), (rows([(1, 1)]), [float("nan")])):
+    for responses, lambdas in ((([], []), [0.1]), (rows([(1, 1)]), [1.5]), (rows([(1, 1)]), [float("nan")])):
         with pytest.raises(ValueError):
-            lambda_counterfactual(records, lambdas)
+            lambda_counterfactual(*responses, lambdas)
