@@ -10,12 +10,10 @@ two names is one clip, and a clip that exists is not made again.
 
 import hashlib
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -234,4 +232,4 @@ def turn_clip(source: Path, target: Path, turn: str) -> None:
 
 
 if __name__ == "__main__":
-    serve(partial(normalise, budget=budget_from(json.loads(sys.argv[1])), store=Path(sys.argv[2])))
+    serve(lambda path, budget, store, **part: normalise(path, budget_from(budget), Path(store), **part))

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -117,6 +116,6 @@ def probe_here(path: Path) -> StillInfo:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        serve(partial(normalise, budget=Stills(**json.loads(sys.argv[1])), store=Path(sys.argv[2])))
+        serve(lambda path, budget, store: normalise(path, Stills(**budget), Path(store)))
     else:
         serve(probe_here)

@@ -21,6 +21,8 @@ from data_tools.sample import Cut
 # A part of a video, or an image, in a budget: what one clip, or one picture, is made of.
 Wish = tuple[Cut, Budget | Stills]
 Medium = Clip | Still | ClipImages
+CHILD = (sys.executable, "-P", "-m", "data_tools.media.normalise")
+STILLS_CHILD = (sys.executable, "-P", "-m", "data_tools.media.stills", "normalise")
 
 
 def normalise_all(
@@ -107,10 +109,8 @@ def normalise_one(
     Raises:
         ClipError: the video cannot be used.
     """
-    module = ("-P", "-m", "data_tools.media.normalise")
-    command = (sys.executable, *module, json.dumps(asdict(budget)), str(store.resolve()))
-    part = {"start": cut.start, "end": cut.end, "fps": cut.fps}
-    return _kind_of(budget)(**ask_child(source_of(media_root, cut, links_into), timeout_s, command, part))
+    wish = {"budget": asdict(budget), "store": str(store.resolve()), "start": cut.start, "end": cut.end, "fps": cut.fps}
+    return _kind_of(budget)(**ask_child(source_of(media_root, cut, links_into), timeout_s, CHILD, wish))
 
 
 def normalise_still(
@@ -121,9 +121,8 @@ def normalise_still(
     Raises:
         ClipError: the image cannot be used.
     """
-    module = ("-P", "-m", "data_tools.media.stills")
-    command = (sys.executable, *module, json.dumps(asdict(budget)), str(store.resolve()))
-    return Still(**ask_child(clip_path(media_root, image, links_into), timeout_s, command))
+    wish = {"budget": asdict(budget), "store": str(store.resolve())}
+    return Still(**ask_child(clip_path(media_root, image, links_into), timeout_s, STILLS_CHILD, wish))
 
 
 def write_manifest(
