@@ -60,6 +60,8 @@ def register(module: Any) -> None:
         data = await read(meta)
         if isinstance(meta, module.KVBatchMeta):
             await with_pixels(data, meta.keys, meta.partition_id)
+        elif meta.size:  # a rank's share, which verl names by numbers alone
+            await with_pixels(data, (), meta.partition_ids[0])
         return data
 
     module._async_meta_to_realdata = _async_meta_to_realdata

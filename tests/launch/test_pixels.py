@@ -1,5 +1,6 @@
 """A prompt's pixels in verl's queue once: what a rollout stores, and what the actor reads of it."""
 
+import asyncio
 import pickle
 from types import SimpleNamespace
 
@@ -117,6 +118,16 @@ def test_a_rank_with_a_part_of_a_group_reads_its_first_rollout_besides(monkeypat
     own = [key for key in keys[4:12] if not key.endswith("_0_0")]  # parts of two groups
     assert [features["pixel_values_videos"].shape for features in read_keys(own)] == [(PATCHES, 1176)] * len(own)
     assert asked == [["step000001.00000_0_0", "step000001.00001_0_0"]]
+
+
+def test_a_rank_whose_rows_have_no_names_reads_the_first_rollouts(monkeypatch, read):
+    rows = stored(monkeypatch)
+    _, asked = read(rows)
+    keys = list(rows)[:GROUP]
+    share = SimpleNamespace(keys=keys, size=GROUP, partition_ids=["train"] * GROUP, extra_info={})
+    data = asyncio.run(transferqueue_utils._async_meta_to_realdata(share))
+    assert all(value["pixel_values_videos"].shape == (PATCHES, 1176) for value in plain(data[pixels.FIELD]))
+    assert asked == [["step000001.00000_0_0"]] and pixels.OF not in plain(data[pixels.FIELD])[0]
 
 
 def test_rows_of_a_group_are_one_sequence_again(monkeypatch, read):
