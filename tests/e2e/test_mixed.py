@@ -20,6 +20,7 @@ MIXED = [
     *("sft.freeze_vision_tower=false", "sft.freeze_multi_modal_projector=false", "rl.freeze_vision_tower=false"),
     *("sft.num_train_epochs=1", "sft.warmup_steps=0", "sft.per_device_train_batch_size=2"),
     *("rl.steps=2", "rl.rollout_batch_size=6", "rl.global_batch_size=6", "rl.micro_batch_size_per_gpu=2"),
+    "rl.shared_media=true",  # a group on one of the two servers, its pixels once in the queue
     *("rl.held_out.every=0", "rl.engine={actor_rollout_ref.actor.optim.lr_warmup_steps: 0}"),
     # A model that has learnt next to nothing differs in the length of its responses: that is what it is rewarded by.
     "loss.overlong={share: 1.0, penalty: 1.0}",
