@@ -198,7 +198,7 @@ class Rl(Part):
     global_batch_size: PositiveInt
     micro_batch_size_per_gpu: PositiveInt
     shared_prefix: bool
-    shared_media: bool = Field(default=False, exclude_if=lambda shared: not shared)
+    shared_media: bool = Field(default=True, exclude_if=lambda shared: shared)
     group_size: int = Field(ge=2)
     learning_rate: float = Field(gt=0)
     weight_decay: NonNegativeFloat

@@ -24,11 +24,11 @@ from launch.engines.verl.config import render
 from launch.run import Run
 
 FRAMES = {18: (2, 6, 6), 512: (2, 32, 32), 2048: (8, 32, 32)}  # visual tokens: patches of a clip in time, down, across
-PLAIN = ("rl.shared_prefix=false", "model.batched_windows=false")
+PLAIN = ("rl.shared_prefix=false", "model.batched_windows=false", "rl.shared_media=false")
 OLD = "rl.old_log_probs_every=10"  # the step is one of the nine without that pass
 VARIANTS = {
     "plain": PLAIN,
-    "ours_windows": PLAIN[:1],
+    "ours_windows": PLAIN[::2],
     "ours_prefix": PLAIN[1:],
     "ours_old": (*PLAIN, OLD),
     "ours": (OLD,),
