@@ -21,7 +21,7 @@ SHORT = [
     "eval.models=[rl]",
     "eval.twins=[]",
 ]
-FAMILIES = {"tiny_qwen3_5": "qwen3_5"}  # a recipe of recipes/model -> model_type
+FAMILIES = {"tiny_qwen3_vl": "qwen3_vl", "tiny_qwen3_5": "qwen3_5"}  # a recipe of recipes/model -> model_type
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
