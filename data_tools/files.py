@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 from uuid import uuid4
 
-from rewards.errors import UserError
+from rewards.errors import SHORT, UserError
 
 
 @contextmanager
@@ -117,6 +117,48 @@ def open_text(path: Path) -> Iterator[BinaryIO]:
             raise FileError(f"{path} {what}")
         file.seek(0)
         yield file
+
+
+class JsonError(UserError):
+    """Text that is not JSON, or has a duplicate key; the message says so."""
+
+
+def parse_json(text: bytes | str) -> Any:
+    """JSON as users write it. `json.loads` keeps the last value of a key that an object has twice, without a word.
+
+    Raises:
+        JsonError: it cannot be read, or an object has a duplicate key.
+
+    Example:
+        >>> parse_json('{"id": "a", "answer": "A", "answer": "B"}')
+        Traceback (most recent call last):
+        data_tools.files.JsonError: duplicate key 'answer', with 'A' and 'B': keep one of them
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_without_repetition)
+    except JsonError:
+        raise
+    except UnicodeDecodeError as error:
+        raise JsonError(f"not text in UTF-8: {error.reason} at byte {error.start}") from error
+    except (ValueError, RecursionError) as error:
+        raise JsonError(f"not JSON: {error}") from error
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        first: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in first:
+                raise duplicate_key(key, first[key], value)
+            first[key] = value
+    return found
+
+
+def duplicate_key(key: str, first: Any, second: Any) -> JsonError:
+    """What is wrong with an object that has a key with two values."""
+    values = f"{str(first)[:SHORT]!r} and {str(second)[:SHORT]!r}"
+    return JsonError(f"duplicate key {key[:SHORT]!r}, with {values}: keep one of them")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from data_tools.files import open_text, whole_file
+from data_tools.files import JsonError, open_text, parse_json, whole_file
 from rewards.errors import UserError
 from rewards.motions import PRIMITIVES
 from rewards.reading import half_width
@@ -351,9 +351,12 @@ def parse_sample(line: bytes) -> Sample:
             "record", "Input should be an object, not a list: samples are one a line, as `jq -c '.[]'` writes a list"
         )
     try:
+        parse_json(line)  # refuses a duplicate key, of which pydantic takes the last
         return Sample.model_validate_json(line)
     except ValidationError as error:
         raise first_fault(error) from error
+    except JsonError as error:
+        raise FieldError("record", str(error)) from error
 
 
 def first_fault(error: ValidationError) -> FieldError:
@@ -387,12 +390,8 @@ def read_samples(path: Path) -> Iterator[Sample]:
 
 def write_samples(path: Path, samples: Iterable[Sample]) -> int:
     """Write samples as JSON Lines, all or nothing; their number."""
-    count = 0
     with whole_file(path) as out:
-        for sample in samples:
-            count += 1
-            out.write(sample_line(sample))
-    return count
+        return sum(1 for sample in samples if out.write(sample_line(sample)))
 
 
 def sample_line(sample: Sample) -> str:

@@ -1,13 +1,16 @@
 """Read predictions from a file, whoever made it."""
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Callable, Collection, Iterator, Mapping
+from itertools import chain
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from data_tools.files import JsonError, parse_json
 from data_tools.sample import first_fault, read_lines
 from rewards.errors import UserError
 
@@ -130,17 +133,16 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
     if first is None:
         return
     if _is_record(first[1]):
-        yield f"{path}:{first[0]}", json.loads(first[1])
-        for number, line in lines:
+        for number, line in chain([first], lines):
             try:
-                yield f"{path}:{number}", json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise PredictionError(f"{path}:{number}: record: not JSON ({error})") from error
+                yield f"{path}:{number}", parse_json(line)
+            except JsonError as error:
+                raise PredictionError(f"{path}:{number}: record: {error}") from error
         return
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise PredictionError(f"{path}:{first[0]}: record: not JSON ({error}). {_FORM}") from error
+        content = parse_json(path.read_bytes().removeprefix(BOM_UTF8))
+    except JsonError as error:
+        raise PredictionError(f"{path}:{first[0]}: record: {error}. {_FORM}") from error
     records = _wrapped(content) if isinstance(content, dict) else content
     if not isinstance(records, list):
         raise PredictionError(f"{path}: neither records nor a list of them. {_FORM}")

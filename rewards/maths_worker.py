@@ -11,11 +11,15 @@ from unicodedata import normalize
 TIME_LIMIT = 3.0  # seconds of processor time for one comparison; longer ones count as not equal
 MEMORY = 2 << 30  # bytes
 SMALL = 0.01  # numbers below it are equal only if they agree to four digits: math-verify rounds them to six decimals
-# What math-verify reads as something else: bold as a text, 2 2/3 and 1 000 as products, 1e-5 as -5 + e, 2⅔ as 2.
+# What math-verify reads as something else: bold as a text, 2 2/3 and 1 000 as products, 1e-5 as -5 + e, 2⅔ as 2, and
+# LaTeX's percent sign only behind dollar signs: $50$\% is 1/2 and 50, as 50% is, but $50\%$ is 50 alone. A box
+# around the whole answer adds nothing to it.
+_BOXED = re.compile(r"\s*\\boxed\{((?:[^{}]|\{[^{}]*\})*)\}\s*\.?\s*")
 _BOLD = re.compile(r"\s*\*\*((?:(?!\*\*).)+)\*\*\s*\.?\s*", re.DOTALL)
 _VULGAR = re.compile("[¼-¾⅐-⅞]")
 _THOUSANDS = re.compile(r"(?<![\d.,])(\d{1,3}(?:[ \u00a0\u202f]\d{3})+)(?![\d/])")
 _MIXED = re.compile(r"(?<![\d.,^_/])(\d+)[ \u00a0]+(\d+)/(\d+)(?![\d.])")
+_PERCENT = re.compile(r"(?:\s|\\[,;: ])*\\%")
 _SCIENTIFIC = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)[eE]([+-]?\d+)(?![\w.])")
 
 
@@ -23,14 +27,16 @@ def as_written(text: str) -> str:
     """An expression as its writer means it, in words that math-verify reads.
 
     Example:
-        >>> [as_written(text) for text in ("**2 2/3**", "2⅔", "1 000", "1.5e-7", "2**3")]
-        ['(2+2/3)', '(2+2/3)', '1000', '1.5*10^{-7}', '2**3']
+        >>> [as_written(text) for text in ("**2 2/3**", "2⅔", "1 000", "1.5e-7", "2**3", r"\\boxed{50 \\%}")]
+        ['(2+2/3)', '(2+2/3)', '1000', '1.5*10^{-7}', '2**3', '50%']
     """
-    if bold := _BOLD.fullmatch(text):
-        text = bold[1]
+    for mark in (_BOLD, _BOXED):
+        if whole := mark.fullmatch(text):
+            text = whole[1]
     text = _VULGAR.sub(lambda match: " " + normalize("NFKC", match[0]).replace("\u2044", "/"), text).strip()
     text = _THOUSANDS.sub(lambda match: re.sub(r"\s", "", match[0]), text)
     text = _MIXED.sub(r"(\1+\2/\3)", text)
+    text = _PERCENT.sub("%", text)
     return _SCIENTIFIC.sub(r"\1*10^{\2}", text)
 
 

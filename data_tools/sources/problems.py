@@ -4,9 +4,9 @@ A problem has a type, options where it is a choice, and an answer in <answer> ta
 them. A problem is about one video, or about images.
 """
 
-import json
 from typing import Any
 
+from data_tools.files import JsonError, parse_json
 from data_tools.sample import FieldError
 from data_tools.sources.base import (
     Item,
@@ -149,8 +149,10 @@ _GROUNDED = {"temporal_grounding": _time, "spatial_grounding": _box, "tracking":
 
 def _json(answer: str, key: str, kind: type) -> Any:
     try:
-        value = json.loads(answer)[key]
-    except (ValueError, KeyError, TypeError) as error:
+        value = parse_json(answer)[key]
+    except JsonError as error:
+        raise FieldError("answer", str(error)) from error
+    except (KeyError, TypeError) as error:
         raise FieldError("answer", f"{answer[:80]!r} is not a JSON object with the key {key}") from error
     if not isinstance(value, kind):
         raise FieldError("answer", f"{key} is {str(value)[:80]} instead of a {kind.__name__}")

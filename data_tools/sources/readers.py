@@ -1,14 +1,13 @@
 """Published files as streams of items: whatever their size, one record at a time is in memory."""
 
 import csv
-import json
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from data_tools.files import open_text
+from data_tools.files import JsonError, duplicate_key, open_text, parse_json
 from data_tools.sample import LONGEST_LINE, FieldError, read_lines
 from data_tools.sources.base import Item, Items, SourceError
 
@@ -24,18 +23,16 @@ def _parsed(line: bytes) -> Any:
     if len(line) > LONGEST_LINE:
         return FieldError("record", f"the line is longer than {LONGEST_LINE >> 20} MiB")
     try:
-        return json.loads(line)
-    except UnicodeDecodeError as error:
-        return FieldError("record", f"not text in UTF-8: {error.reason} at byte {error.start}")
-    except (ValueError, RecursionError) as error:
-        return FieldError("record", f"not JSON: {error}")
+        return parse_json(line)
+    except JsonError as error:
+        return FieldError("record", str(error))
 
 
 def json_array(path: Path) -> Iterator[Item]:
     """One item per element of a JSON array, counted from 1; of a file or of all *.json files under a folder."""
     for file in _files(path, "*.json"):
         for number, content in enumerate(_stream(file, "item"), 1):
-            yield Item(file, str(number), content)
+            yield Item(file, str(number), _fault(content) or content)
 
 
 def json_or_lines(path: Path) -> Iterator[Item]:
@@ -49,7 +46,8 @@ def json_object(flatten: Callable[[str, Any], Iterator[tuple[str, Any]]]) -> Ite
     def items(path: Path) -> Iterator[Item]:
         for file in _files(path, "*.json"):
             for key, value in _stream(file, ""):
-                for place, content in flatten(key, value):
+                fault = _fault(value)
+                for place, content in [(key, fault)] if fault else flatten(key, value):
                     yield Item(file, place, content)
 
     return items
@@ -61,7 +59,11 @@ def csv_rows(path: Path) -> Iterator[Item]:
     csv.field_size_limit(1 << 24)
     with open_text(file) as raw, TextIOWrapper(raw, encoding="utf-8-sig", newline="") as lines:
         try:
-            for number, row in enumerate(csv.DictReader(lines, delimiter="\t" if path.suffix == ".tsv" else ","), 1):
+            rows = csv.DictReader(lines, delimiter="\t" if path.suffix == ".tsv" else ",")
+            names = [name for name in rows.fieldnames or () if name]
+            if repeated := sorted({name for name in names if names.count(name) > 1}):
+                raise SourceError(f"{file}: two columns have the name {repeated[0]!r}: keep one of them")
+            for number, row in enumerate(rows, 1):
                 yield Item(file, str(number), row)
         except (csv.Error, UnicodeDecodeError) as error:
             raise SourceError(f"{file}: not a table: {error}") from error
@@ -95,6 +97,25 @@ def _files(path: Path, pattern: str) -> list[Path]:
     return files
 
 
+class _Object(dict[str, Any]):
+    """An object of a streamed file, with what is wrong with it."""
+
+    fault: JsonError | None = None
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key in self:
+            self.fault = duplicate_key(key, self[key], value)
+        super().__setitem__(key, value)
+
+
+def _fault(content: Any) -> FieldError | None:
+    """What is wrong with streamed content, or with what it holds."""
+    if isinstance(content, _Object) and content.fault:
+        return FieldError("record", str(content.fault))
+    inner = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
+    return next((fault for each in inner if isinstance(each, (dict, list)) and (fault := _fault(each))), None)
+
+
 def _stream(file: Path, prefix: str) -> Iterator[Any]:
     """Elements of the outermost array (`item`) or entries of the outermost object (an empty prefix)."""
     import ijson
@@ -108,7 +129,7 @@ def _stream(file: Path, prefix: str) -> Iterator[Any]:
         read = ijson.items if prefix else ijson.kvitems
         count = 0
         try:
-            for element in read(stream, prefix, use_float=True):
+            for element in read(stream, prefix, use_float=True, map_type=_Object):
                 count += 1
                 yield element
         except (ijson.JSONError, UnicodeDecodeError) as error:

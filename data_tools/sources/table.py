@@ -1,10 +1,10 @@
 """Labels of your own as a table that names its columns: CSV, TSV or Parquet."""
 
-import json
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
+from data_tools.files import JsonError, parse_json
 from data_tools.sample import FieldError
 from data_tools.sources.base import Item, Record, Source
 from data_tools.sources.readers import any_table
@@ -66,9 +66,9 @@ def _json(name: str, text: str | list[Any]) -> Any:
     if isinstance(text, list):
         return text
     try:
-        return json.loads(text)
-    except ValueError as error:
-        raise FieldError(name, f"{text[:80]!r} is not JSON: {error}") from error
+        return parse_json(text)
+    except JsonError as error:
+        raise FieldError(name, f"{text[:80]!r}: {error}") from error
 
 
 SOURCES = (

@@ -4,7 +4,6 @@ The repository is github.com/OpenGVLab/VideoChat-R1, its label files lie in Anno
 """
 
 import ast
-import json
 import re
 from collections.abc import Iterator
 from itertools import zip_longest
@@ -13,6 +12,7 @@ from typing import Any
 
 from pydantic import Field
 
+from data_tools.files import JsonError, parse_json
 from data_tools.sample import FieldError
 from data_tools.sources.base import Item, Record, Source, SourceError, before_zero, by_option, from_zero
 from data_tools.sources.readers import csv_rows, json_array, json_object
@@ -139,9 +139,9 @@ def _beside(path: Path, name: str, needed: bool) -> dict[str, Any]:
             raise SourceError(f"{path}: needs {name} beside it, which holds its groundings")
         return {}
     try:
-        content = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise SourceError(f"{file}: not JSON: {error}") from error
+        content = parse_json(file.read_bytes())
+    except JsonError as error:
+        raise SourceError(f"{file}: {error}") from error
     if not isinstance(content, dict):
         raise SourceError(f"{file}: is not a JSON object by video id")
     return content

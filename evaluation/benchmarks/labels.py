@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from string import ascii_uppercase
@@ -11,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from data_tools.files import open_text
+from data_tools.files import JsonError, open_text, parse_json
 from data_tools.sample import FieldError, Sample, first_fault, read_lines
 from data_tools.sources import SOURCES
 from data_tools.sources.base import Item, Items, SourceError, plain_options
@@ -82,9 +83,9 @@ def read_json(path: Path) -> Any:
     with open_text(path) as file:
         content = file.read()
     try:
-        return json.loads(content.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise LabelError(f"{path}: not JSON ({error})") from error
+        return parse_json(content.removeprefix(BOM_UTF8))
+    except JsonError as error:
+        raise LabelError(f"{path}: {error}") from error
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

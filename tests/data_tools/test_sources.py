@@ -376,6 +376,32 @@ def test_bad_lines_are_quarantined_and_the_rest_is_read(tmp_path):
     assert "UTF-8" in bad[0].reason and "longer than 8 MiB" in bad[2].reason
 
 
+def test_a_record_with_a_duplicate_key_is_quarantined(tmp_path):
+    """JSON keeps the last of two answers, and nobody would see that there was another."""
+    good = json.dumps(problem(extra={"by": "me"}))
+    bad = good[:-1] + ', "solution": "C"}', good.replace('{"by": "me"}', '[{"by": "me", "by": "you"}]')
+    reasons = [
+        "duplicate key 'solution', with '<answer>B</answer>' and 'C': keep one of them",
+        "duplicate key 'by', with 'me' and 'you': keep one of them",
+    ]
+    (tmp_path / "lines.jsonl").write_text("\n".join([good, *bad]))
+    (tmp_path / "array.json").write_text(f"[{', '.join([good, *bad])}]")
+    for name in ("lines.jsonl", "array.json"):
+        samples, rejected = read_all("video_r1", tmp_path / name)
+        assert len(samples) == 1 and [(each.record, each.reason) for each in rejected] == list(zip("23", reasons))
+
+    moment = '{"duration": 10, "timestamps": [[0, 1]], "sentences": ["one."]'
+    (tmp_path / "train.json").write_text(f'{{"AB": {moment}}}, "CD": {moment}, "duration": 1}}}}')
+    (sample,), (rejected,) = read_all("charades_sta", tmp_path / "train.json")
+    assert (sample.id, rejected.record) == ("AB-0", "CD") and "duplicate key 'duration'" in rejected.reason
+
+
+def test_a_table_with_a_duplicate_column_is_named(tmp_path):
+    (tmp_path / "labels.csv").write_text("video,question,answer,answer\na.mp4,Is it?,yes,no\n")
+    with pytest.raises(SourceError, match="labels.csv: two columns have the name 'answer': keep one of them"):
+        read_all("table", tmp_path / "labels.csv")
+
+
 def test_sample_files_survive_the_same(tmp_path):
     sample = Sample(id="a", video="a.mp4", question="?", answer="x", task="ocr", source="s", split="rl")
     line = sample.model_dump_json().encode()
@@ -384,7 +410,11 @@ def test_sample_files_survive_the_same(tmp_path):
     assert [s.id for s in read_samples(path)] == ["a", "b"]
     for bad, message in (
         (b"[1]", "s.jsonl:2: record: Input should be an object"),
-        (b'{"id": "\xff"}', "s.jsonl:2: record: Invalid JSON"),
+        (b'{"id": "\xff"}', "s.jsonl:2: record: not text in UTF-8"),
+        (
+            line[:-1] + b', "answer": "y"}',
+            "s.jsonl:2: record: duplicate key 'answer', with 'x' and 'y': keep one",
+        ),
         (line[:-1] + b"x" * 10_000_000, "s.jsonl:2: record: the line is longer than 8 MiB"),
         (line, "s.jsonl:2: id: duplicate id 'a'"),
         (line.replace(b'"ocr"', b'"binary"'), "s.jsonl:2: options: binary needs"),

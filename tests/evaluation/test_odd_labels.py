@@ -58,6 +58,7 @@ def replaced(content, place, value):
         (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS: fetch the file itself"),
         ("[]".encode("utf-16"), "is text in UTF-16: write it as UTF-8"),
         (b"\n<!DOCTYPE html>", "is a web page"),
+        (b'[{"id": 1, "answer": "A", "answer": "B"}]', "duplicate key 'answer', with 'A' and 'B'"),
         (b"[" * 100_000, "not JSON"),
         (b'[{"id": ' + b"9" * 5000 + b"}]", "not JSON"),
         (b'[{"question": "\xe9"}]', "not JSON .*decode|not text in UTF-8"),

@@ -36,12 +36,20 @@ def test_bad_predictions_name_file_and_line(tmp_path: Path, line, message):
     [
         (None, "no such file of predictions"),
         (b"", "no prediction in it"),
-        (b"\xff{}\n", r"predictions.jsonl:1: record: not JSON"),
+        (b"\xff{}\n", r"predictions.jsonl:1: record: not text in UTF-8"),
         (b"[" * 100_000, r"predictions.jsonl:1: record: not JSON"),
         (b'{"id": ' + b"9" * 5000 + b', "response": "A"}', r"predictions.jsonl:1: record: not JSON"),
         (b'{"id": "q1", "prediction": "A"}', r"response: Field required.*; this one has the keys id, prediction"),
         (b'{"id": "q1", "response": true}', r"predictions.jsonl:1: response: Input should be a valid string"),
         (b"\n", r'no prediction in it. A file of predictions holds a line {"id": ..., "response": ...}'),
+        (
+            b'{"id": "q1", "response": "A", "response": "B"}',
+            r"jsonl:1: record: duplicate key 'response', with 'A' and",
+        ),
+        (
+            b'[{"id": "q1", "response": "A", "response": "B"}]',
+            r"record: duplicate key 'response', with 'A' and 'B'",
+        ),
         (b'{"id": "q1", "response": "A"}\n{"id": "q2"', r"predictions.jsonl:2: record: not JSON"),
         (b'{"q1": "A", "q2": "B"}', r"predictions.jsonl:1: id: Field required. A file of predictions holds"),
         (b'[{"id": "q1", "response": "A"}, {"id": "q1", "response": "A"}]', r"jsonl: record 2: id: duplicate id 'q1'"),
