@@ -18,11 +18,12 @@ from rewards.reading import boxes
 
 @dataclass(frozen=True)
 class _Sequence:
-    """Boxes [T, 4] as left, top, width, height in pixels, the frames that count, and the picture's size."""
+    """Boxes [T, 4] as left, top, width, height in pixels, the frames that count, the size, and the frames a second."""
 
     boxes_T4: np.ndarray
     visible_T: np.ndarray
     size: tuple[float, float]
+    fps: float | None
 
 
 def read_got10k_official(path: Path, only: Sequence[str] | None) -> list[Sample]:
@@ -38,6 +39,7 @@ def read_got10k_official(path: Path, only: Sequence[str] | None) -> list[Sample]
                 str(path / name),
                 id=name,
                 video=name,
+                fps=sequence.fps,
                 question=f"The object starts at [{x0}, {y0}, {width}, {height}] (left, top, width, height, in pixels). "
                 f"Give its box in each of the {len(sequence.boxes_T4)} frames.",
                 task="tracking",
@@ -61,13 +63,15 @@ def _sequence(folder: Path) -> _Sequence:
     try:
         rects = np.loadtxt(folder / "groundtruth.txt", delimiter=",", ndmin=2)
         cover = np.loadtxt(folder / "cover.label", ndmin=1)
-        line = next(line for line in (folder / "meta_info.ini").read_text().splitlines() if "resolution" in line)
-        width, height = (float(text) for text in line.partition(":")[2].strip(" ()").split(","))
-    except (ValueError, StopIteration) as error:
+        lines = (folder / "meta_info.ini").read_text().splitlines()
+        said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+        width, height = (float(text) for text in said["resolution"].strip("()").split(","))
+        fps = float(said["anno_fps"].removesuffix("Hz")) if "anno_fps" in said else None
+    except (ValueError, KeyError) as error:
         raise LabelError(f"{folder}: groundtruth.txt, cover.label or meta_info.ini cannot be read: {error}") from error
     if rects.shape != (len(cover), 4) or len(rects) < 2:
         raise LabelError(f"{folder}: {rects.shape} boxes against {len(cover)} cover labels")
-    return _Sequence(rects, cover > 0, (width, height))
+    return _Sequence(rects, cover > 0, (width, height), fps)
 
 
 def rect_iou(a_T4: np.ndarray, b_T4: np.ndarray, size: tuple[float, float]) -> np.ndarray:

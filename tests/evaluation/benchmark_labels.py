@@ -280,7 +280,7 @@ def got10k_official(folder: Path, seed: int = 0) -> Path:
         boxes = np.column_stack([rng.uniform(-10, 400, (9, 2)), rng.uniform(20, 200, (9, 2))]).round(4)
         np.savetxt(sequence / "groundtruth.txt", boxes, fmt="%.4f", delimiter=",")
         np.savetxt(sequence / "cover.label", rng.integers(0, 3, 9), fmt="%d")
-        (sequence / "meta_info.ini").write_text("[METAINFO]\nurl: x\nresolution: (640, 480)\n")
+        (sequence / "meta_info.ini").write_text("[METAINFO]\nurl: x\nanno_fps: 10Hz\nresolution: (640, 480)\n")
     return folder
 
 

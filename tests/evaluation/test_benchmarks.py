@@ -625,8 +625,11 @@ def test_questions_of_the_published_layouts_get_their_clips(tmp_path):
     assert sorted(clip.duration for clip in made_of.values()) == [3.5, *[8.0] * 10]
 
 
-def test_questions_about_folders_of_frames_are_not_asked(tmp_path):
+def test_folders_of_frames_are_shown_at_their_published_rate_and_not_without_one(tmp_path):
     path = made.got10k_official(tmp_path / "val")
+    assert {cut.fps for sample in set_samples("got10k_official", path) for cut in sample.cuts} == {10.0}
+    for info in path.glob("*/meta_info.ini"):
+        info.write_text("[METAINFO]\nresolution: (640, 480)\n")
     with pytest.raises(LabelError, match="4 of 4 questions name no video file"):
         set_samples("got10k_official", path)
 
