@@ -69,6 +69,7 @@ MISTAKES = [
     ("+sft.engine.lora_rank=8", r"sft\.engine\.lora_rank: lora=rank64"),
     ("+sft.engine.max_steps=10", r"sft\.engine\.max_steps: sft\.num_train_epochs"),
     ("+sft.engine.save_strategy=steps", r"sft\.engine\.save_strategy: each epoch"),
+    ("+sft.engine.save_total_limit=1", r"sft\.engine\.save_total_limit: each epoch"),
     ("sft.lr_scheduler_type=cosin", "LLaMA-Factory.*cosin"),
     ("sft.deepspeed=nowhere.json", "sft.deepspeed.*nowhere.json"),
     ("+rl.engine.trainer.save_freqq=1", r"verl.*trainer\.save_freqq"),

@@ -5,6 +5,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
+from data_tools.prompt import user_text
+from data_tools.sample import Sample
 from launch.compose import read_recipe
 from launch.recipe import ROOT, Recipe, RecipeError
 from launch.stages import needs
@@ -65,6 +67,22 @@ def test_the_authors_regime_is_what_their_code_does():
     released = recipe("experiment=camreasoner_released", "eval.root=/b")
     assert released.media == theirs.media and released.models["released"] == "LaurentWu/CamReasoner-7B"
     assert needs("evaluate", released) == ["sets"]  # nothing is trained
+
+
+def test_videop2r_s_benchmarks_are_asked_at_twice_the_frames_and_pixels_of_its_training():
+    theirs = recipe("experiment=videop2r", "eval=videop2r_published", "eval.root=/b", *DATA, "judge.model=m")
+    asked = [one for one in theirs.eval.sets.values() if one]
+    assert len(asked) == 7 and (theirs.media.max_frames, theirs.media.max_pixels) == (16, 128 * 28 * 28)
+    assert {(one.media.max_frames, one.media.max_pixels) for one in asked if one.media} == {(32, 256 * 28 * 28)}
+    assert all(one.media for one in asked)
+
+
+def test_videochat_r1_s_questions_about_quality_list_their_options_once():
+    prompt = recipe("experiment=videochat_r1", *DATA, "prompt=videochat_r1_published").prompt
+    options = ["low quality", "high quality"]
+    fields = {"question": f"Is it fine? Choice one answer from {options}.", "options": options, "answer": "B"}
+    asked = Sample(id="a", video="a.mp4", task="quality", source="vidtab_qa", split="rl", **fields)
+    assert user_text(asked, prompt, "think_answer").count("low quality") == 1
 
 
 def test_camreasoner_is_the_paper_s():
