@@ -1,15 +1,17 @@
-"""The numbers of docs/studies/videochat_r1.md are the plan's; that its commands compose, tests/test_docs.py tests."""
+"""The numbers of docs/studies are the plan's; that their commands compose, tests/test_docs.py tests."""
 
 import re
 
 import pytest
 
 from launch.compose import compose_recipe
+from launch.planning.show import rows
 from launch.planning.time import hours as of_stage
 from launch.planning.time import step_seconds
 from launch.recipe import ROOT
 
-PAGE = (ROOT / "docs" / "studies" / "videochat_r1.md").read_text()
+STUDIES = ROOT / "docs" / "studies"
+PAGE = (STUDIES / "videochat_r1.md").read_text()
 MOMENTS, VIDEOS, SEQUENCES, QUESTIONS = 12_404, 5_336, 9_335, 3_358  # of the published files, those that can be used
 SAMPLES = {
     "all three tasks, every moment": MOMENTS + SEQUENCES + QUESTIONS,
@@ -36,3 +38,16 @@ def test_steps_and_hours_of_the_page_are_the_plan_s(run, steps, hours):
     assert int(steps) == count and rl is not None
     gpus = recipe.cluster.nodes * recipe.cluster.gpus_per_node
     assert hours == (of_stage(recipe, rl * count) * gpus).show("h").replace(" h", "")
+
+
+@pytest.mark.parametrize(
+    ("page", "overrides"),
+    [
+        ("camreasoner", ["experiment=camreasoner"]),
+        ("camreasoner", ["experiment=camreasoner_authors"]),
+        ("videop2r", ["experiment=videop2r", "judge.model=Qwen/Qwen3-32B"]),
+    ],
+)
+def test_hours_of_rl_on_a_page_are_the_plan_s(page, overrides):
+    _, _, took = dict(rows(*compose_recipe(overrides)))["RL time"].partition(" a step, ")
+    assert took.endswith(")") and took in " ".join((STUDIES / f"{page}.md").read_text().split())
