@@ -173,3 +173,7 @@ def test_the_tool_says_when_most_answers_name_no_option(tmp_path: Path, capsys, 
     found = score(tmp_path, responses, *arguments)["unread"]
     assert (found is None) if said is None else re.search(said, found)
     assert ("note:" in capsys.readouterr().out) == (said is not None)
+
+
+def test_answers_about_published_benchmarks_need_no_tags_unless_one_says_so():
+    assert [name for name, benchmark in BENCHMARKS.items() if benchmark.schema != "none"] == ["samples"]
