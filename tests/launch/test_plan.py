@@ -40,6 +40,14 @@ def test_every_experiment_can_run(experiment, tmp_path):
     assert not (tmp_path / "runs").exists()  # a plan writes nothing
 
 
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("model", "path"), [("qwen3_vl_8b", "Qwen/Qwen3-VL-8B"), ("qwen3_5_9b", "Qwen/Qwen3.5-9B")], ids=lambda value: value
+)
+def test_an_experiment_can_run_with_a_model_of_another_family(model, path):
+    assert path in planned("experiment=camreasoner", f"model={model}")
+
+
 def test_arithmetic_of_camreasoner():
     text = planned("experiment=camreasoner")
     assert "10688 visual tokens" in text  # 32 pairs of frames, 334 patches of 28 x 28 in 262,144 pixels
