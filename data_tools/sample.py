@@ -390,8 +390,12 @@ def read_samples(path: Path) -> Iterator[Sample]:
 
 def write_samples(path: Path, samples: Iterable[Sample]) -> int:
     """Write samples as JSON Lines, all or nothing; their number."""
+    count = 0
     with whole_file(path) as out:
-        return sum(1 for sample in samples if out.write(sample_line(sample)))
+        for sample in samples:
+            count += 1
+            out.write(sample_line(sample))
+    return count
 
 
 def sample_line(sample: Sample) -> str:

@@ -21,7 +21,7 @@ from evaluation.report.load import Inputs, left_out, load, splits
 from evaluation.report.official import results, results_table
 from evaluation.report.sets import set_figures, set_page, set_process, set_tables
 from evaluation.report.summary import summary
-from evaluation.rollouts.counterfactual import lambda_counterfactual
+from evaluation.rollouts.counterfactual import PARTS, lambda_counterfactual
 from evaluation.rollouts.records import advantage_collapse
 from evaluation.runs import NAMES, Model, need, read_json
 from evaluation.table import FORMS, Table, html, write_tables
@@ -161,10 +161,10 @@ def _all_models(inputs: Inputs) -> list[Model]:
 
 def _counterfactual(inputs: Inputs) -> list[dict[str, float]]:
     """What another weight of the format reward would have changed; empty where the reward has none."""
-    if not inputs.rollouts or "format_weight" not in (inputs.recipe.get("reward") or {}):
+    usable = [record for record in inputs.rollouts if PARTS <= record.components.keys()]
+    if not usable or "format_weight" not in (inputs.recipe.get("reward") or {}):
         return []
-    groups, components = zip(*((record.group, record.components) for record in inputs.rollouts))
-    return lambda_counterfactual(groups, components, LAMBDAS)
+    return lambda_counterfactual([r.group for r in usable], [r.components for r in usable], LAMBDAS)
 
 
 def _training(inputs: Inputs) -> dict[str, tuple[Figure, str]]:

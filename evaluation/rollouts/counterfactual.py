@@ -10,6 +10,7 @@ import numpy as np
 
 Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
 
+PARTS = {"accuracy", "format"}  # components of a reward that lambda weighs
 NOISE = 1e-6  # differences that only rounding makes
 
 

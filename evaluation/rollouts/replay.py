@@ -26,7 +26,7 @@ from pydantic import Field
 from data_tools.cli import Arguments, run_command
 from data_tools.files import whole_file, write_json
 from data_tools.run_folder import RunFolder
-from evaluation.rollouts.counterfactual import NOISE, lambda_counterfactual
+from evaluation.rollouts.counterfactual import NOISE, PARTS, lambda_counterfactual
 from evaluation.rollouts.records import RecordError, Rollout, parse_rollouts
 from evaluation.rollouts.show import plot, show_changes, show_counts, show_estimators, show_refused, show_sweep
 from evaluation.rollouts.twins import contrast, relate
@@ -332,12 +332,11 @@ def _sweep(done: Replayed, reward: Mapping[str, Any], lambdas: Sequence[float] |
     Raises:
         ReplayError: lambdas are given for another reward.
     """
-    if "format_weight" not in Scorer(reward).names:
-        if lambdas:
-            raise ReplayError(f"lambdas: reward={reward['name']} has no format_weight, which lambda is: leave it out")
-        return []
+    weighs = "format_weight" in Scorer(reward).names and all(PARTS <= row.keys() for row in done.components)
+    if lambdas and not weighs:
+        raise ReplayError(f"lambdas: reward={reward['name']} has no format_weight, which lambda is: leave it out")
     groups = [record.group for record in done.records]
-    return lambda_counterfactual(groups, done.components, lambdas or LAMBDAS) if groups else []
+    return lambda_counterfactual(groups, done.components, lambdas or LAMBDAS) if weighs and groups else []
 
 
 def _overlong(recipe: Mapping[str, Any]) -> dict[str, Any]:

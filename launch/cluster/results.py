@@ -47,8 +47,7 @@ def counterfactual(points: Sequence[Point]) -> list[dict[str, float]]:
     lambdas = sorted({float(point.values["reward.format_weight"]) for point in points})
     for point in points:
         if records := read_rollouts(point.run.paths.rollouts):
-            groups, components = zip(*((record.group, record.components) for record in records))
-            return lambda_counterfactual(groups, components, lambdas)
+            return lambda_counterfactual([r.group for r in records], [r.components for r in records], lambdas)
     return []
 
 

@@ -9,8 +9,6 @@ has verl's own trainer and estimator and no records; reward and sampler are ours
 import json
 import re
 import tempfile
-import threading
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from data_tools.files import write_json
 from launch.compose import compose_recipe
 from launch.engines.verl.config import render
 from launch.engines.watch import run_engine, scratch_path
+from launch.memory import MemoryMeter
 from launch.recipe import ROOT
 from launch.run import Run
 from tests.bench.row import Row
@@ -39,36 +38,6 @@ BASELINE: dict[str, Any] = {
     "algorithm.adv_estimator": "grpo",
     "trainer.rollout_data_dir": None,
 }
-
-
-class Peaks:
-    """Peak memory of each kind of process below this one, GiB; a page that several share counts once."""
-
-    def __init__(self) -> None:
-        self.gib: dict[str, float] = defaultdict(float)
-        self._stop = threading.Event()
-
-    def __enter__(self) -> "Peaks":
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        import psutil
-
-        while not self._stop.wait(2):
-            now: dict[str, float] = defaultdict(float)
-            for process in psutil.Process().children(recursive=True):
-                try:
-                    now[process.name().partition(".")[0]] += process.memory_full_info().pss / 2**30
-                except (psutil.NoSuchProcess, psutil.ZombieProcess):
-                    continue
-            for name, size in {**now, "all": sum(now.values())}.items():
-                self.gib[name] = max(self.gib[name], size)
 
 
 def updates(folder: Path) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
@@ -119,7 +88,7 @@ def rollouts(side: str, folder: Path) -> dict[str, dict[str, float]]:
     (folder / "verl.yaml").write_text(OmegaConf.to_yaml(config))
     metrics = folder / "metrics.jsonl"
     env = {"VERL_FILE_LOGGER_PATH": str(metrics), "TENSORBOARD_DIR": str(folder / "tensorboard")}
-    with Peaks() as peaks:
+    with MemoryMeter() as meter:
         run_engine(
             recipe,
             ["launch.engines.verl.main", str(folder / "verl.yaml")],
@@ -135,7 +104,9 @@ def rollouts(side: str, folder: Path) -> dict[str, dict[str, float]]:
     for number, tokens in enumerate(FRAMES):
         last = STEPS * (number + 1) - 1
         found[str(tokens)] = {"rollout_s": round(logged[last]["timing_s/gen"], 3), "queue_mb": round(sizes[last], 1)}
-        found[str(tokens)]["run_gib"] = {name: round(size, 2) for name, size in sorted(peaks.gib.items())}
+        found[str(tokens)]["run_gib"] = {"all": round(meter.peak_gib, 2)} | {
+            name: round(size, 2) for name, size in sorted(meter.by_name.items())
+        }
     return found
 
 

@@ -231,6 +231,6 @@ def parameters_without_python(module) -> None:
 
 
 def look_at_model_here(module) -> None:
-    """vLLM 0.24.0, model_executor/models/registry.py:934: imports torch and itself once more in a process of its own,
-    20 s in a fresh checkout, to ask a model's class what it can do without initialising CUDA."""
+    """vLLM 0.24.0, _LazyRegisteredModel.inspect_model_cls: imports torch and itself once more in another process, 20 s
+    in a fresh checkout, to ask a model's class what it can do without initialising CUDA."""
     module._run_in_subprocess = lambda look: look()
