@@ -20,7 +20,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from data_tools.chains import check_chain
 from data_tools.check_page import EDGES, LISTED, LeftOut, left_out, write_page
 from data_tools.cli import Arguments, run_command
-from data_tools.files import whole_file
+from data_tools.files import read_lines, whole_file
 from data_tools.media.cache import Progress
 from data_tools.media.child import ClipError
 from data_tools.media.parallel import ALL_CORES, Map, Threads
@@ -28,7 +28,7 @@ from data_tools.media.probe import ClipInfo, probe_all
 from data_tools.media.stills import StillInfo
 from data_tools.prompt import Form
 from data_tools.quarantine import Quarantine, Rejected
-from data_tools.sample import BY_OPTION, Cut, FieldError, Sample, parse_sample, read_lines
+from data_tools.sample import BY_OPTION, Cut, FieldError, Sample, parse_sample
 from data_tools.splits import Splits
 from data_tools.tokens import Tokenizer, check_question, tokenizer_of
 from rewards.errors import UserError

@@ -1,5 +1,6 @@
 """Files that are never half written: whole-file writes, appended lines, and the repair of a truncated last line."""
 
+import codecs
 import json
 import os
 import shutil
@@ -11,6 +12,8 @@ from typing import IO, Any, BinaryIO
 from uuid import uuid4
 
 from rewards.errors import SHORT, UserError
+
+LONGEST_LINE = 8 << 20  # bytes; a longer line is not a record of a data set, and would be held in memory
 
 
 @contextmanager
@@ -117,6 +120,26 @@ def open_text(path: Path) -> Iterator[BinaryIO]:
             raise FileError(f"{path} {what}")
         file.seek(0)
         yield file
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Number and content of each line that is not blank, without byte-order mark and line ending.
+
+    Of a line beyond LONGEST_LINE only that much is kept in memory, and one byte more, which readers refuse.
+
+    Raises:
+        FileError: the file is no text.
+    """
+    with open_text(path) as file:
+        number = 0
+        while line := file.readline(LONGEST_LINE + 1):
+            number += 1
+            rest = line
+            while len(rest) > LONGEST_LINE and not rest.endswith(b"\n"):
+                rest = file.readline(LONGEST_LINE + 1)
+            line = (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).rstrip(b"\r\n")
+            if line.strip():
+                yield number, line
 
 
 class JsonError(UserError):

@@ -1,6 +1,5 @@
 """The one typed record that every source is read into and every engine file is written from."""
 
-import codecs
 import hashlib
 import json
 import re
@@ -12,7 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from data_tools.files import JsonError, open_text, parse_json, whole_file
+from data_tools.files import LONGEST_LINE, JsonError, parse_json, read_lines, whole_file
 from rewards.errors import UserError
 from rewards.motions import PRIMITIVES
 from rewards.reading import half_width
@@ -53,7 +52,6 @@ VIDEO, IMAGE = "<video>", "<image>"  # the placeholders that LLaMA-Factory and v
 PLACEHOLDERS = (VIDEO, IMAGE, "<audio>")  # an engine would look for a file for each of them
 LETTERED = re.compile(r"[(（]?([A-ZＡ-Ｚ])[.):．：、）]\s*(.+)", re.DOTALL)  # "A. No", "(A) No", "Ａ、否"
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")  # endings of files that may be frames of a video
-LONGEST_LINE = 8 << 20  # bytes; a longer line is not a record of a data set, and would be held in memory
 
 
 class SampleError(UserError):
@@ -316,26 +314,6 @@ _CHECKS: Mapping[str, Callable[[Sample], None]] = {
     "number": _has_number,
     **{field: _has_any(field) for field in ("spans", "boxes", "events")},
 }
-
-
-def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Number and content of each line that is not blank, without byte-order mark and line ending.
-
-    Of a line beyond LONGEST_LINE only that much is kept in memory, and one byte more, which `parse_sample` refuses.
-
-    Raises:
-        FileError: the file is no text.
-    """
-    with open_text(path) as file:
-        number = 0
-        while line := file.readline(LONGEST_LINE + 1):
-            number += 1
-            rest = line
-            while len(rest) > LONGEST_LINE and not rest.endswith(b"\n"):
-                rest = file.readline(LONGEST_LINE + 1)
-            line = (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).rstrip(b"\r\n")
-            if line.strip():
-                yield number, line
 
 
 def parse_sample(line: bytes) -> Sample:

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from data_tools.files import JsonError, parse_json
-from data_tools.sample import first_fault, read_lines
+from data_tools.files import JsonError, parse_json, read_lines
+from data_tools.sample import first_fault
 from rewards.errors import UserError
 
 ENGINE_FAILED = "<answer>ERROR</answer>"  # what eval_bench.py writes for a batch that vLLM did not answer

@@ -7,8 +7,8 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from data_tools.files import JsonError, duplicate_key, open_text, parse_json
-from data_tools.sample import LONGEST_LINE, FieldError, read_lines
+from data_tools.files import LONGEST_LINE, JsonError, duplicate_key, open_text, parse_json, read_lines
+from data_tools.sample import FieldError
 from data_tools.sources.base import Item, Items, SourceError
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from data_tools.files import sha256, whole_folder, whole_lines, write_json
-from data_tools.sample import Sample, read_lines, read_samples
+from data_tools.files import read_lines, sha256, whole_folder, whole_lines, write_json
+from data_tools.sample import Sample, read_samples
 from rewards.errors import UserError
 
 MAX_SHARDS = 256  # files open at a time while the samples are dealt out

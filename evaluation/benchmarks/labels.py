@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from data_tools.files import JsonError, open_text, parse_json
-from data_tools.sample import FieldError, Sample, first_fault, read_lines
+from data_tools.files import JsonError, open_text, parse_json, read_lines
+from data_tools.sample import FieldError, Sample, first_fault
 from data_tools.sources import SOURCES
 from data_tools.sources.base import Item, Items, SourceError, plain_options
 from data_tools.sources.readers import csv_rows, json_lines, parquet_rows

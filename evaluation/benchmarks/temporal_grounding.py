@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_tools.sample import Sample, read_lines
+from data_tools.files import read_lines
+from data_tools.sample import Sample
 from evaluation.benchmarks.benchmark import Baselines, Benchmark, Part
 from evaluation.benchmarks.labels import (
     LabelError,
