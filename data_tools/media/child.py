@@ -128,7 +128,10 @@ def clip_path(media_root: Path, video: str, links_into: Sequence[Path] = ()) -> 
     path = media_root / video
     if PurePath(video).is_absolute() or ".." in PurePath(video).parts:
         raise ClipError("outside", f"{video} leads out of the media root {media_root}")
-    real = path.resolve()
+    try:
+        real = path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a name that is too long or no text, a circle of links
+        raise ClipError("missing", f"{path}: {getattr(error, 'strerror', None) or error}") from error
     if not any(real.is_relative_to(root.resolve()) for root in (media_root, *links_into)):
         raise ClipError(
             "outside", f"{video} leads out of the media root {media_root}, to {real}: name a folder of it in links_into"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from data_tools.media.child import ClipError
-from data_tools.media.packets import PacketIndex, holds_frame, video_stream
+from data_tools.media.packets import MOST_PIXELS, PacketIndex, holds_frame, open_video, video_stream
 
 if TYPE_CHECKING:
     import av
@@ -54,13 +54,12 @@ def _decoded(
     Args:
         only: stamp -> index of its packet, and of the one where decoding for it begins.
     """
-    import av
-
     needed = None if only is None else set(chain.from_iterable(range(begin, end + 1) for end, begin in only.values()))
-    with av.open(str(path)) as file:
+    with open_video(path) as file:
         stream = video_stream(file)
         stream.thread_type = "NONE"  # each core decodes a video of its own
         decoder, idle = stream.codec_context, True
+        decoder.options = {"max_pixels": str(MOST_PIXELS)}  # whatever the file's header says
         for number, packet in enumerate(filter(holds_frame, file.demux(stream))):
             if only is None or needed is None:
                 yield from _whole(decoder.decode(packet) if number >= index.first_packet else ())

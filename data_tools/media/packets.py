@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from data_tools.files import mistaken
 from data_tools.media.child import ClipError
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics of ISO/IEC 23091-2
 MISSING = 0.1  # share of what a header promises; headers are not exact
 SAME_S = 1e-5  # starts that differ by less are the same, in different units
+MOST_PIXELS = 2**27  # of a frame, twice those of 16 x 8 k; a file of some kilobytes may ask for 100 times as many
+# FFmpeg's formats that hold no frames, and name files or streams that do: anywhere, past `clip_path`.
+NAME_OTHERS = ("concat", "dash", "hls", "image2", "lavfi", "rtp", "rtsp", "sap", "sdp")
 
 
 @dataclass(frozen=True)
@@ -85,10 +88,27 @@ def index_packets(path: Path) -> PacketIndex:
     if what := mistaken(path):
         raise ClipError("no_video", what)
     try:
-        with av.open(str(path)) as container:
+        with open_video(path) as container:
             return _index(path, container, video_stream(container))
     except av.FFmpegError as error:
         raise ClipError("undecodable", f"PyAV cannot read it: {error}") from error
+
+
+def open_video(path: Path) -> Any:
+    """PyAV's container of a file that may come from anybody: its frames are its own, not those of files that it names.
+
+    Raises:
+        ClipError: a playlist or a pattern of names. av.FFmpegError: PyAV cannot read it.
+    """
+    import av
+
+    limit = {"max_pixels": str(MOST_PIXELS)}  # frames are decoded already when a file is opened
+    container = av.open(str(path.absolute()), options=limit)  # a relative `concat:a` or `http:a` would be an address
+    name = container.format.name
+    if name in NAME_OTHERS and (name != "image2" or "%" in str(path)):  # without a pattern it is one picture
+        container.close()
+        raise ClipError("no_video", f"holds no video, but names other files ({name})")
+    return container
 
 
 def video_stream(container: "InputContainer") -> "VideoStream":
@@ -111,6 +131,9 @@ def holds_frame(packet: "av.Packet") -> bool:
 
 
 def _index(path: Path, container: "InputContainer", stream: "VideoStream") -> PacketIndex:
+    size = stream.codec_context.width, stream.codec_context.height
+    if size[0] * size[1] > MOST_PIXELS:
+        raise ClipError("too_large", f"has {size[0]} x {size[1]} pixels, more than {MOST_PIXELS:,}")
     if name := HDR.get(stream.codec_context.color_trc):
         raise ClipError("hdr", f"is HDR ({name}), which looks wrong unless its tones are mapped to SDR first")
     packets, end = _read(container, stream)
@@ -189,9 +212,7 @@ def _times_of_decoding(container: "InputContainer", stream: "VideoStream", stamp
 
 def _first_shown(path: Path, first_packet: int) -> int:
     """Stamp of the first frame that decodes: a cut leaves some that refer to what was cut off."""
-    import av
-
-    with av.open(str(path)) as container:
+    with open_video(path) as container:
         stream = video_stream(container)
         for number, packet in enumerate(filter(holds_frame, container.demux(stream))):
             for frame in stream.codec_context.decode(packet) if number >= first_packet else ():

@@ -5,6 +5,7 @@ there on they are frames like those of any other video.
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,11 +37,11 @@ def source_of(media_root: Path, cut: Cut, links_into: Sequence[Path] = ()) -> So
     if cut.frames:
         return [clip_path(media_root, name, links_into) for name in cut.frames]
     path = clip_path(media_root, cut.video, links_into)
-    if path.is_dir():
+    if os.path.isdir(path):  # of a name that is too long for a file, False
         if not (pictures := pictures_in(path)):
             raise ClipError("no_video", f"{path} is a folder without pictures ({', '.join(PICTURES)})")
         return [clip_path(media_root, f"{cut.video}/{picture.name}", links_into) for picture in pictures]
-    if cut.fps is not None and path.exists():
+    if cut.fps is not None and os.path.exists(path):
         raise ClipError("fps", f"{path} is a video file with a rate of its own: leave fps out, which is for pictures")
     return path
 

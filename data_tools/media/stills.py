@@ -18,7 +18,9 @@ from data_tools.files import sha256, whole_path, write_json
 from data_tools.media.budget import VERSION, Stills, frame_size
 from data_tools.media.child import ClipError, serve
 
-Image.MAX_IMAGE_PIXELS = 2**28  # 16,384 x 16,384; Pillow refuses twice as many, which few machines could hold
+Image.MAX_IMAGE_PIXELS = 2**27  # Pillow refuses more than twice as many, 16,384 x 16,384: 4 GB while it decodes
+# What Pillow may take a file for, whatever its name: of its others some start programs (EPS: Ghostscript).
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +76,9 @@ def opened(path: Path) -> Iterator[Image.Image]:
     Raises:
         ClipError: see `picture_of`.
     """
+    Image.init()  # else it knows some of the formats alone
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             yield image
     except UnidentifiedImageError as error:
         raise ClipError("no_image", "is not an image") from error

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.media.child import ClipError, clip_path
+from data_tools.media.packets import open_video
 from data_tools.media.stills import picture_of
 from data_tools.media.store import normalise_one, normalise_still, paths_of
 from data_tools.prompt import user_text, without_media
@@ -132,12 +133,12 @@ def jpeg_frames(clip: Path, count: int, longest_side: int | None = None) -> list
     import av
 
     try:
-        with av.open(str(clip)) as file:
+        with open_video(clip) as file:
             total = sum(packet.pts is not None for packet in file.demux(video=0))
         count = min(count, total)
         wanted = {round(step * (total - 1) / max(count - 1, 1)) for step in range(count)}
         pictures = []
-        with av.open(str(clip)) as file:
+        with open_video(clip) as file:
             for number, frame in enumerate(file.decode(video=0)):
                 if number in wanted:
                     picture = frame.to_image()
@@ -146,7 +147,7 @@ def jpeg_frames(clip: Path, count: int, longest_side: int | None = None) -> list
                     out = BytesIO()
                     picture.save(out, "JPEG", quality=90)
                     pictures.append(out.getvalue())
-    except (av.error.FFmpegError, IndexError, ValueError) as error:
+    except (av.error.FFmpegError, IndexError, ValueError) as error:  # a ClipError is a ValueError
         raise SampleFailure(f"video: {clip}: {error}") from error
     if not pictures:
         raise SampleFailure(f"video: {clip} has no frame")

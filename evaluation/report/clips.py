@@ -12,6 +12,8 @@ import av
 import numpy as np
 from PIL import Image
 
+from data_tools.media.packets import open_video
+from data_tools.media.stills import picture_of
 from evaluation.runs import RunError, need
 
 STRIP_FRAMES, STRIP_HEIGHT = 8, 120  # frames and pixels, at most
@@ -47,8 +49,8 @@ class Clips:
             RunError: one is missing or broken.
         """
         try:
-            pictures = [np.asarray(Image.open(need(path, stage)).convert("RGB")) for path in paths]
-        except OSError as error:
+            pictures = [np.asarray(picture_of(need(path, stage))[0]) for path in paths]
+        except ValueError as error:  # of which a ClipError is one
             raise RunError(f"an image cannot be decoded ({error}): run the stage {stage!r} again") from error
         return {"strip": strip(pictures, height, quality), "video": None}
 
@@ -86,7 +88,7 @@ def preview_of(path: Path) -> bytes:
     """
     try:
         if path.suffix.lower() in IMAGES:
-            picture = Image.open(path).convert("RGB")
+            picture, _ = picture_of(path)
             picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
             out = BytesIO()
             picture.save(out, "JPEG")
@@ -98,7 +100,7 @@ def preview_of(path: Path) -> bytes:
 
 def _read(path: Path) -> tuple[list[np.ndarray], float]:
     """Frames of a clip, uint8 [H, W, 3] each, and how many are shown in a second."""
-    with av.open(str(path)) as file:
+    with open_video(path) as file:
         frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
         rate = file.streams.video[0].average_rate
     if not frames:
