@@ -80,7 +80,7 @@ class FileError(UserError):
 # What people hold for a file of labels or a video: how it begins, and what to do.
 _MISTAKEN = (
     (b"\x1f\x8b", "is compressed (gzip): unpack it first, `gunzip`"),
-    (b"PK\x03\x04", "is a ZIP archive: unpack it first, `unzip`"),
+    (b"PK\x03\x04", "is a ZIP archive: unpack it first, `unzip`; a spreadsheet saves its table as CSV UTF-8"),
     (b"\xff\xfe", "is text in UTF-16: write it as UTF-8, `iconv -f UTF-16 -t UTF-8`"),
     (b"\xfe\xff", "is text in UTF-16: write it as UTF-8, `iconv -f UTF-16 -t UTF-8`"),
     (b"version https://git-lfs", "is a pointer of Git LFS: fetch the file itself, `git lfs pull`"),

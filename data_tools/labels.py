@@ -24,6 +24,7 @@ class LabelFile:
         shuffle: seed of the order of its options; None keeps the published order.
         one_per_video: only the first valid record about each video is taken.
         budget: of its clips; None: the run's.
+        root: the media root, which absolute paths of the published file may name.
     """
 
     path: Path
@@ -32,6 +33,7 @@ class LabelFile:
     shuffle: int | None = None
     one_per_video: bool = False
     budget: Budget | None = None
+    root: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def _located(
             yield from ((file, sample) for sample in read_samples(file.path))
             continue
         shown: set[str] = set()
-        for sample in read_source(named(file.source), file.path, split, quarantine, file.folder, names):
+        for sample in read_source(named(file.source), file.path, split, quarantine, file.folder, names, file.root):
             if sample.id in ids:
                 raise SampleError(f"{file.path}: id: duplicate id {sample.id!r} among the files of {split}")
             ids.add(sample.id)

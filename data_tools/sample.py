@@ -171,7 +171,11 @@ class Sample(BaseModel):
     def _stay_under_the_media_root(cls, given: str | list[str] | None) -> str | list[str] | None:
         for name in given if isinstance(given, list) else [given or ""]:
             path = PurePosixPath(name)
-            if path.is_absolute() or ".." in path.parts or "\\" in name:
+            if "\\" in name:
+                raise ValueError(f"{name!r} has backslashes: write / between folders, relative to the media root")
+            if "://" in name:
+                raise ValueError(f"{name!r} is an address: download the file, and give its path under the media root")
+            if path.is_absolute() or ".." in path.parts:
                 raise ValueError(f"{name!r} must be relative and stay under the media root")
             if "\0" in name:
                 raise ValueError(f"{name!r} holds a NUL byte, which no file's name can")
@@ -340,7 +344,11 @@ def parse_sample(line: bytes) -> Sample:
 def first_fault(error: ValidationError) -> FieldError:
     """The first fault that pydantic found, with the field that it lies in."""
     first = error.errors(include_url=False, include_input=False)[0]
-    field, reason = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+    # a union's part names the kind that was tried: id.str, options.function-before[_cell(), str]
+    parts = [str(part) for part in first["loc"] if part not in ("str", "int", "float") and "[" not in str(part)]
+    field, reason = ".".join(parts), first["msg"].removeprefix("Value error, ")
+    if first["type"] == "string_too_short":
+        reason = "is empty"
     if not field and reason.partition(": ")[0] in Sample.model_fields:  # a check of several fields names the wrong one
         field, _, reason = reason.partition(": ")
     return FieldError(field or "record", reason)

@@ -73,7 +73,8 @@ def questions(recipe: Recipe, name: str, quarantine: Path) -> "list[Sample]":
             raise LaunchError(f"eval.sets.{name}.only: a benchmark has parts, source {chosen.source} has none")
         with whole_file(quarantine) as out:
             kept = Quarantine(out)
-            samples = list(read_split([LabelFile(path, chosen.source, chosen.folder)], "test", kept.add))
+            labels = LabelFile(path, chosen.source, chosen.folder, root=media_root(recipe, name))
+            samples = list(read_split([labels], "test", kept.add))
         if kept.count:
             console.print(f"  {name}: {kept.count} records are not valid samples: reasons in {quarantine}")
     elif chosen.benchmark:

@@ -106,7 +106,7 @@ def by_option(options: Sequence[str], answer: str) -> dict[str, Any]:
     options = plain_options(options)
     chosen = chosen_option(answer, options)
     if chosen is None:
-        raise FieldError("answer", f"{answer[:80]!r} names none of the options {options}")
+        raise FieldError("answer", f"{answer[:80]!r} names none of the options {options}: give its letter or its text")
     task = "binary" if {option.casefold() for option in options} == {"no", "yes"} else "choice"
     return {"task": task, "options": options, "answer": ascii_uppercase[chosen]}
 

@@ -40,7 +40,8 @@ class Labelled(Record):
     Asked in `messages`, `conversations` or `prompt` (turns, or text), `problem`, `query` or `question`, with options in
     the text or in `options`; answered in `solution`, `answer`, `reward_model.ground_truth`, or by the assistant: in a
     further turn, `completion` or `response`. Media are `videos`, `video`, `images`, `image`, or parts of the turns. A
-    list of picture files in place of a video's path are its frames; `sample_fps` or `fps` is their rate.
+    list of picture files in place of a video's path are its frames; `sample_fps` or `fps` is their rate. Alpaca's
+    `instruction` and `input` are the question, its `output` is the answer. What is null is as if it were not there.
     """
 
     asked: Any = Field(
@@ -56,9 +57,19 @@ class Labelled(Record):
 
     @model_validator(mode="before")
     @classmethod
-    def _as_mmmu_is_published(cls, given: Any) -> Any:
-        """MMMU has a column for each image, `image_1` to `image_7`, and options as a list in a string."""
-        if not isinstance(given, dict) or not given.keys() & {"image_1", "options"}:
+    def _in_one_form(cls, given: Any) -> Any:
+        """Alpaca's question is in two parts. MMMU has a column for each image, `image_1` to `image_7`, and options as a
+        list in a string.
+        """
+        if not isinstance(given, dict):
+            return given
+        given = {key: value for key, value in given.items() if value is not None}  # columns of other records
+        if given.get("history"):
+            raise ValueError("history: holds earlier turns; only one question and at most one answer are taken")
+        if "instruction" in given:
+            asked = [str(given[key]) for key in ("instruction", "input") if given.get(key)]
+            given = {"query": "\n".join(asked), "response": given.get("output"), **given}
+        if not given.keys() & {"image_1", "options"}:
             return given
         columns = [given[key] for number in range(1, 8) if given.get(key := f"image_{number}")]
         options = given.get("options")
@@ -140,7 +151,7 @@ def _text(content: Any, media: dict[str, list[Any]]) -> str:
         if kind == "text" and isinstance(part.get("text"), str):
             parts.append(part["text"])
         elif isinstance(kind, str) and kind in media:
-            shown = [part] if part.get(kind) is not None else []
+            shown = [part] if _path_in(part) is not None else []
             media[kind] += _videos(shown) if kind == "video" else _paths(shown, "images")
             parts.append(VIDEO if kind == "video" else IMAGE)
         else:
@@ -167,7 +178,7 @@ def _videos(media: Any, fps: float | None = None) -> list[str | Frames]:
     for medium in [] if media is None else media if isinstance(media, list) else [media]:
         path, rate = medium, fps
         if isinstance(medium, Mapping):
-            path = next((medium[key] for key in ("video", "path") if medium.get(key)), None)
+            path = _path_in(medium)
             rate = next((medium[key] for key in ("sample_fps", "fps") if medium.get(key)), fps)
         if isinstance(path, list):
             videos.append(Frames(_paths(path, "videos"), rate))
@@ -177,18 +188,20 @@ def _videos(media: Any, fps: float | None = None) -> list[str | Frames]:
 
 
 def _paths(media: Any, field: str) -> list[str]:
-    """Paths of a list of paths, of a path, or of what holds one under `video`, `image` or `path`."""
+    """Paths of a list of paths, of a path, or of what holds one."""
     paths = []
     for medium in [] if media is None else media if isinstance(media, list) else [media]:
-        path = medium
-        if isinstance(medium, Mapping):
-            path = next((medium[key] for key in ("video", "image", "path") if medium.get(key)), None)
+        path = _path_in(medium) if isinstance(medium, Mapping) else medium
         if isinstance(path, list):
             raise FieldError(field, "holds a list of files: the frames of a video stand under `videos`")
         if not isinstance(path, str):
             raise FieldError(field, "holds something else than paths of files: write the files, and their paths")
-        paths.append(path.removeprefix("file://"))
+        paths.append(path)
     return paths
+
+
+def _path_in(medium: Mapping[str, Any]) -> Any:
+    return next((medium[key] for key in ("video", "image", "path", "url") if medium.get(key)), None)
 
 
 def _shown(question: str, options: list[str], videos: list[str | Frames], images: list[str]) -> dict[str, Any]:
@@ -234,7 +247,7 @@ def answered(options: list[str], answer: str) -> dict[str, Any]:
     """
     if options:
         return by_option(options, answer)
-    if re.fullmatch(r"[(]?[A-Z][).]?", answer):
+    if re.fullmatch(r"[(]?[A-Za-z][).]?", answer):
         raise FieldError("answer", f"{answer!r} is a letter, and the question has no options, a line each")
     if answer.rstrip(".").casefold() in ("yes", "no"):
         return yes_or_no(answer)
@@ -253,4 +266,5 @@ SOURCES = (
     _own("verl", "verl", "prompt, videos or images, reward_model.ground_truth"),
     _own("trl", "TRL", "messages, or prompt and completion, with media as parts or columns"),
     _own("sharegpt", "LLaMA-Factory", "conversations or messages, and videos or images"),
+    _own("alpaca", "LLaMA-Factory", "instruction, input and output, and videos or images"),
 )

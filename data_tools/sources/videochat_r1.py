@@ -127,6 +127,9 @@ def _nextgqa(path: Path) -> Iterator[Item]:
     groundings = _beside(path, f"gsub_{path.stem}.json", needed=True)
     places = _beside(path, "map_vid_vidorID.json", needed=False)
     for item in csv_rows(path):
+        if isinstance(item.content, FieldError):
+            yield item
+            continue
         video = item.content.get("video_id")
         joined = {"grounding": groundings.get(video), "place": places.get(video, video)}
         yield Item(item.file, item.place, item.content | joined)

@@ -58,7 +58,8 @@ def _of_files(given: Sequence[str | SourceFile | None], split: str, prompt: Prom
         path = Path(file if isinstance(file, str) else file.path)
         if isinstance(file, SourceFile):
             if path.exists():
-                samples += _one_of_each(islice(read_split([LabelFile(path, file.source)], split), RECORDS))
+                labels = LabelFile(path, file.source, root=Path("/"))  # wherever its videos lie
+                samples += _one_of_each(islice(read_split([labels], split), RECORDS))
             samples += [stand_in(task, prompt) for task in named(file.source).tasks]
         elif path.exists():
             samples += _one_of_each(read_split([LabelFile(path)], split))

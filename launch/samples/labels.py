@@ -40,6 +40,7 @@ def _published(recipe: Recipe, file: SourceFile) -> LabelFile:
         file.shuffle,
         one_per_video=file.source in recipe.data.one_per_video,
         budget=recipe.budget_of(media) if media else None,
+        root=Path(recipe.data.media_root) if recipe.data.media_root else None,
     )
 
 

@@ -335,8 +335,9 @@ def test_drift_is_named_at_the_first_record(tmp_path):
         read_all("video_r1", write_json(tmp_path / "p.json", [renamed, renamed]))
     with pytest.raises(SourceError, match="record 1: record"):
         read_all("video_r1", write_json(tmp_path / "p.json", [["problem"]]))
-    with pytest.raises(SourceError, match="not a JSON array"):
-        read_all("video_r1", write_json(tmp_path / "p.json", {"a": problem()}))
+    (tmp_path / "p.json").write_text(json.dumps({"a": problem()}, indent=1))
+    with pytest.raises(SourceError, match="not a JSON array of records; give a list of records, or a record a line"):
+        read_all("video_r1", tmp_path / "p.json")
     with pytest.raises(SourceError, match="not a JSON object"):
         read_all("charades_sta", write_json(tmp_path / "p.json", [problem()]))
 

@@ -40,6 +40,7 @@ FORMS = {
         "completion": [{"role": "assistant", "content": [{"type": "text", "text": "B"}]}],
     },
     "sharegpt": SHAREGPT,
+    "alpaca": {"instruction": ASKED, "input": "", "output": THOUGHT, "history": [], "videos": ["clips/a.mp4"]},
 }
 
 
@@ -69,7 +70,7 @@ def test_the_same_question_in_every_form_is_the_same_sample(name, ending, tmp_pa
     assert (sample.video, sample.question) == ("clips/a.mp4", "Which way does the camera go?")
     assert (sample.task, sample.options, sample.answer) == ("choice", ["Left", "Right"], "B")
     assert sample.extras == {"published_instruction": "Answer with the letter."}
-    assert sample.chain == (THOUGHT if name == "sharegpt" else None)
+    assert sample.chain == (THOUGHT if name in ("sharegpt", "alpaca") else None)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +111,16 @@ def test_several_images_keep_their_places(tmp_path):
             "messages",
             "only text, video",
         ),
-        ({"videos": ["/abs/a.mp4"]}, "video", "relative"),
+        ({"videos": ["/abs/a.mp4"]}, "video", "is an absolute path, and media_root= is not given"),
+        ({"videos": ["file:///abs/a.mp4"]}, "video", "is an absolute path"),
+        ({"videos": ["clips\\a.mp4"]}, "video", "write / between folders"),
+        ({"videos": ["https://x.org/a.mp4"]}, "video", "is an address: download the file"),
+        ({"history": [["Sure?", "Yes."]]}, "record", "history: holds earlier turns"),
+        (
+            {"messages": [{"role": "user", "content": "<video>Which?\na. Left\nb. Right"}], "solution": "b"},
+            "answer",
+            "no",
+        ),
     ],
 )
 def test_what_cannot_be_a_sample_is_quarantined_by_field(change, field, reason, tmp_path):
@@ -158,12 +168,6 @@ def test_options_in_a_column_of_their_own_are_read(tmp_path):
     record = {"problem": "<video>Which way?", "options": ["A. Left", "B. Right"], "answer": "B", "videos": ["a.mp4"]}
     (sample,), _ = read("easyr1", write(tmp_path / "a.jsonl", [record]))
     assert (sample.question, sample.options, sample.answer) == ("Which way?", ["Left", "Right"], "B")
-
-
-def test_a_row_with_too_few_or_too_many_cells_is_read_by_its_columns(tmp_path):
-    (tmp_path / "a.csv").write_text("video,question,answer,task\na.mp4,Does it pan?,yes\na.mp4,Does it pan?,no,,more\n")
-    samples, bad = read("table", tmp_path / "a.csv")
-    assert [sample.answer_text for sample in samples] == ["Yes", "No"] and not bad
 
 
 def test_a_file_of_another_form_is_named(tmp_path):
