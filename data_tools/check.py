@@ -20,7 +20,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from data_tools.chains import check_chain
 from data_tools.check_page import EDGES, LISTED, LeftOut, left_out, write_page
 from data_tools.cli import Arguments, run_command
-from data_tools.files import read_lines, whole_file
+from data_tools.files import read_lines, require_lines, whole_file
 from data_tools.media.cache import Progress
 from data_tools.media.child import ClipError
 from data_tools.media.parallel import ALL_CORES, Map, Threads
@@ -132,6 +132,8 @@ def check_files(
     """
     if len({path.stem for path in files}) < len(files):
         raise CheckError("two of the files have the same name; check them one by one, or rename one")
+    for path in files:
+        require_lines(path)
     if missing := [path for path in files if not path.is_file()]:
         raise CheckError(f"{missing[0]}: no such file")
     if model is not None and tokenizer_of(model) is None:

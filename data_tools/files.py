@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from rewards.errors import SHORT, UserError
 
+TABLES = (".csv", ".tsv", ".parquet", ".xlsx", ".ods")
 LONGEST_LINE = 8 << 20  # bytes; a longer line is not a record of a data set, and would be held in memory
 
 
@@ -120,6 +121,21 @@ def open_text(path: Path) -> Iterator[BinaryIO]:
             raise FileError(f"{path} {what}")
         file.seek(0)
         yield file
+
+
+def require_lines(path: Path) -> None:
+    """Refuse what certainly is no file of samples, by its name.
+
+    Raises:
+        FileError: a folder or a table, with what to do.
+    """
+    if path.is_dir():
+        raise FileError(f"{path}: is a folder; give its files")
+    if path.suffix.lower() in TABLES:
+        raise FileError(
+            f"{path}: is a table, not JSON Lines of samples: make them of it first, "
+            f"python -m data_tools.sources {path.name} source=table split=… out=….jsonl (docs/data.md)"
+        )
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:

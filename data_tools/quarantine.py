@@ -26,16 +26,18 @@ class Rejected:
 
 
 class Quarantine:
-    """Writes and counts the records that are left out, in all and by field."""
+    """Writes and counts the records that are left out, in all and by field; `first` is the first of each field."""
 
     def __init__(self, out: IO[str]) -> None:
         self.count = 0
         self.fields: Counter[str] = Counter()
+        self.first: dict[str, Rejected] = {}
         self._out = out
 
     def add(self, rejected: Rejected) -> None:
         self.count += 1
         self.fields[rejected.field] += 1
+        self.first.setdefault(rejected.field, rejected)
         written = {name: value for name, value in asdict(rejected).items() if value or name != "id"}
         self._out.write(json.dumps(written, ensure_ascii=False) + "\n")
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from data_tools.files import LONGEST_LINE, JsonError, parse_json, read_lines, whole_file
+from data_tools.files import LONGEST_LINE, JsonError, parse_json, read_lines, require_lines, whole_file
 from rewards.errors import UserError
 from rewards.motions import PRIMITIVES
 from rewards.reading import half_width
@@ -360,6 +360,7 @@ def read_samples(path: Path) -> Iterator[Sample]:
     Raises:
         SampleError: naming file, line and field of the first bad record, a duplicate id, or an empty file.
     """
+    require_lines(path)
     ids: set[str] = set()
     for number, line in read_lines(path):
         try:

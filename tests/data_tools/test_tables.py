@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_tools.quarantine import Rejected
-from data_tools.sample import Sample
+from data_tools.sample import Sample, read_samples
+from data_tools.sources import __main__ as command
 from data_tools.sources import named, read_source
 from data_tools.sources.base import SourceError
 from rewards.errors import UserError
@@ -169,3 +170,41 @@ def test_absolute_paths_in_the_media_root_become_relative(tmp_path):
     samples, (bad,) = read(tmp_path / "a.jsonl", lines, "easyr1", root=tmp_path / "videos")
     assert [sample.video for sample in samples] == ["a.mp4", "b/c.mp4", "d.mp4"]
     assert bad.record == "4" and "does not lie in the media root" in bad.reason
+
+
+def run(path: Path, out: Path, **more) -> None:
+    command.main(command.SourcesArguments(files=[path], source="table", split="rl", out=out, **more))
+
+
+def test_the_command_never_writes_over_what_it_reads(tmp_path):
+    labels = tmp_path / "rl.jsonl"
+    labels.write_text(json.dumps({"video": "a.mp4", "question": "Does it pan?", "answer": "yes"}))
+    before = labels.read_bytes()
+    for path, out in (
+        (labels, labels),
+        (tmp_path, tmp_path / "out.jsonl"),
+        (labels, tmp_path / "new" / ".." / "rl.jsonl"),
+    ):
+        with pytest.raises(UserError, match="is, or lies in, what is read: name another file or folder"):
+            run(path, out)
+    assert labels.read_bytes() == before and list(tmp_path.iterdir()) == [labels]
+
+
+def test_the_command_says_what_it_read_and_why_it_left_out_the_rest(tmp_path, capsys):
+    (tmp_path / "a.csv").write_text("video,question,answer\na.mp4,Q?,yes\na.mp4,Q?,\nb.mp4,Q?,3\nb.mp4,Q?,\n")
+    run(tmp_path / "a.csv", tmp_path / "rl.jsonl")
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("4 records = 2 samples in") and said[1] == "  tasks: binary 1, numerical 1"
+    assert said[2].split(": ")[0].split() == ["2", "answer,", "first", "in", "record", "2"] and "is empty" in said[2]
+    (tmp_path / "b.csv").write_text("video,question,answer\na.mp4,Q?,\n")
+    with pytest.raises(SourceError, match="b.csv: none of its records is a sample"):
+        run(tmp_path / "b.csv", tmp_path / "none.jsonl")
+    assert not (tmp_path / "none.jsonl").exists() and (tmp_path / "none.quarantine.jsonl").stat().st_size
+
+
+def test_a_table_in_place_of_samples_is_named(tmp_path):
+    (tmp_path / "a.csv").write_text(HEADER + ROW)
+    with pytest.raises(UserError, match="a.csv: is a table, .*python -m data_tools.sources a.csv source=table split="):
+        next(read_samples(tmp_path / "a.csv"))
+    with pytest.raises(UserError, match="is a folder; give its files"):
+        next(read_samples(tmp_path))
