@@ -34,6 +34,22 @@ def test_the_command_shows_licence_and_layout_first(tmp_path, capsys):
         main(DownloadArguments(source="nothing"))
 
 
+# Label files of the authors' repository, as its tree has them (8b71188).
+CAMREASONER = {
+    "camreasoner_sft": "LLaMA-Factory/data/camerabench_sft.json",
+    "camreasoner_rl": "EasyR1/camerabench_rl.json",
+    "camreasoner_eval": "Inference/camerabench_binary.json",
+    "camreasoner_vqa": "Inference/camerabench_vqa.json",
+}
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if name.startswith("camreasoner_")])
+def test_camreasoner_s_labels_lie_in_its_authors_repository(name, capsys, monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *args, **settings: None)
+    main(DownloadArguments(source=name))
+    assert f"labels:     github.com/wuhang03/CamReasoner: {CAMREASONER[name]}\n" in capsys.readouterr().out
+
+
 def test_a_benchmark_without_a_source_is_told_where_it_lies():
     with pytest.raises(
         DownloadError, match=r"shotbench is a benchmark.* Vchitect/ShotBench on the hub.*evaluation\.md"
