@@ -156,7 +156,7 @@ def guarded(work: Callable[[], int | None], after: str = "") -> int:
                 signal.signal(number, _terminate)
     try:
         return work() or 0
-    except (UserError, OSError) as error:
+    except (UserError, OSError, yaml.YAMLError) as error:  # YAML's names the file and the line
         explain(error)
         return 1
     except KeyboardInterrupt as stopped:

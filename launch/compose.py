@@ -1,6 +1,7 @@
 """Recipes composed from `recipes/`, the only module that reads them, and recipes that run folders keep."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from math import isqrt
 from pathlib import Path
@@ -32,6 +33,8 @@ _OPEN = (
     "eval.root",
     "judge.model",
 )  # of no account to plans and to chain synthesis
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
+_TEXTS = ("prompt", "chat_template")  # keys of texts that nobody interpolates
 
 
 class OwnRecipes(SearchPathPlugin):
@@ -67,14 +70,35 @@ def read_recipe(config: DictConfig) -> Recipe:
     """Check a composed configuration.
 
     Raises:
-        RecipeError: naming every wrong key.
+        RecipeError: naming every wrong key, or one whose value is a secret.
     """
     _refuse_missing(_missing(config))
     try:
         content = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
         raise RecipeError(f"the recipe is wrong:\n  {error.full_key}: {str(error).splitlines()[0]}") from error
+    texts = [(key, str(value)) for key, value in flat(content)]
+    refuse_secrets(texts, os.environ)
+    for key, text in texts:
+        if "${" in text and not any(part in _TEXTS for part in key.split(".")):
+            raise RecipeError(f"{key} holds `${{`, which engines would replace once more: leave it out")
     return _validated(_with_files(content), "the recipe is wrong")
+
+
+def refuse_secrets(texts: Sequence[tuple[str, str]], variables: Mapping[str, str]) -> None:
+    """Raise if one of the named texts holds the value of an environment variable that is called like a secret.
+
+    Raises:
+        RecipeError: naming the text and the variable, never the value.
+    """
+    secrets = {name: value for name, value in variables.items() if _SECRET.search(name) and len(value) >= 8}
+    for what, text in texts:
+        for name, value in secrets.items():
+            if value in text:
+                raise RecipeError(
+                    f"{what} holds the value of ${name}: others can read run folders, pages and job descriptions. Set "
+                    "the variable where the command runs (on nodes before `ray start`), and give its name only"
+                )
 
 
 def _missing(config: DictConfig) -> list[str]:

@@ -1,7 +1,6 @@
 """Send a stage to a Ray cluster as a job."""
 
 import os
-import re
 import shlex
 import shutil
 import tempfile
@@ -21,7 +20,6 @@ SUFFIXES = (".css", ".j2", ".jinja", ".js", ".json", ".py", ".txt", ".yaml", ".y
 MAX_MB = 10.0
 POLL_SECONDS = 2.0
 AGENT_SECONDS = 120.0  # that a node may take to start what receives jobs
-_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 
 
 def pack(folder: Path, root: Path = ROOT) -> float:
@@ -52,22 +50,6 @@ def _sources(root: Path) -> Iterator[Path]:
                 yield path
 
 
-def refuse_secrets(texts: Sequence[tuple[str, str]], variables: dict[str, str]) -> None:
-    """Raise if one of the named texts holds the value of an environment variable that is called like a secret.
-
-    Raises:
-        LaunchError: naming the text and the variable, never the value.
-    """
-    secrets = {name: value for name, value in variables.items() if _SECRET.search(name) and len(value) >= 8}
-    for what, text in texts:
-        for name, value in secrets.items():
-            if value in text:
-                raise LaunchError(
-                    f"{what} holds the value of ${name}: a job description can be read by all who reach the cluster. "
-                    "Set the variable on the nodes before `ray start`, and give its name only"
-                )
-
-
 def entrypoint(stage: str, overrides: Sequence[str], recipe: Recipe, python: str) -> str:
     """The job's command line.
 
@@ -93,7 +75,7 @@ def submit(stage: str, overrides: Sequence[str], address: str, python: str = "py
     Raises:
         RecipeError, LaunchError: before anything is sent.
     """
-    from launch.compose import compose_complete
+    from launch.compose import compose_complete, refuse_secrets
     from launch.console import console
 
     recipe = compose_complete(overrides)

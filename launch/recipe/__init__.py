@@ -5,7 +5,7 @@ Unknown keys and wrong types are errors, on the command line (Hydra) and in the 
 """
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
@@ -255,6 +255,14 @@ class Recipe(Part):
         """Evaluated models: name -> base, sft, rl, or a folder or hub id."""
         trained = ["base", *(["sft"] if self.rl.start_epoch else []), "rl"]
         return self.eval.models or {name: name for name in trained}
+
+    @field_validator("experiment")
+    @classmethod
+    def _stays_among_the_runs(cls, experiment: str) -> str:
+        path = PurePosixPath(experiment)
+        if not path.name or path.is_absolute() or ".." in path.parts:
+            raise ValueError(f"{experiment[:40]!r} names a folder among the runs: no `/` at its beginning and no `..`")
+        return experiment
 
     @field_validator("name")
     @classmethod

@@ -312,6 +312,10 @@ def _start(run: Run, name: str, settings: dict[str, Any], upstream: dict[str, st
             )
         console.print(f"{name} starts again, since nothing is lost: {', '.join(changed)}", markup=False)
     if run.recipe.force or (path.exists() and not STAGES[name].completes):
+        if output.exists() and not output.is_symlink() and not run.paths.recipe.exists():
+            raise LaunchError(
+                f"{run.folder} is no run folder, and {output} is not deleted: choose another runs= or name="
+            )
         _remove(output)
     started = {
         "format": records.FORMAT,

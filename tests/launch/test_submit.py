@@ -4,12 +4,13 @@ import socket
 
 import pytest
 
+from launch import compose
 from launch.cluster import jobs
 from launch.engines.environment import engine_env
 from launch.engines.ray import nodes
 from launch.engines.vllm import main as vllm
 from launch.errors import LaunchError
-from launch.recipe import ROOT
+from launch.recipe import ROOT, RecipeError
 
 # ------------------------------------------------------------------ what is sent
 
@@ -50,9 +51,9 @@ def test_too_much_is_refused_by_name(tmp_path):
 
 def test_a_secret_is_refused_without_being_shown():
     variables = {"WANDB_API_KEY": "abcdef0123456789", "HOME": "/home/someone", "SHORT_KEY": "a"}
-    jobs.refuse_secrets([("the command line", "python -m launch.rl runs=/home/someone/a")], variables)
-    with pytest.raises(LaunchError, match=r"default\.yaml holds the value of \$WANDB_API_KEY") as caught:
-        jobs.refuse_secrets([("recipes/local/default.yaml", "key: abcdef0123456789")], variables)
+    compose.refuse_secrets([("the command line", "python -m launch.rl runs=/home/someone/a")], variables)
+    with pytest.raises(RecipeError, match=r"default\.yaml holds the value of \$WANDB_API_KEY") as caught:
+        compose.refuse_secrets([("recipes/local/default.yaml", "key: abcdef0123456789")], variables)
     assert "abcdef" not in str(caught.value)
 
 

@@ -64,6 +64,8 @@ def render(run: Run, model: str, total_steps: int, ray_temp: Path | None = None)
     further = dict(_flat(run.recipe.rl.engine))
     if own := [key for key in further if key.startswith(_LORA)]:
         raise RecipeError(f"rl.engine.{own[0]}: lora=rank64 trains adapters, lora=null all weights; leave it out")
+    if built := [key for key, value in further.items() if "_target_" in f"{key}={value}"]:
+        raise RecipeError(f"rl.engine.{built[0]}: which code verl runs is not a setting of a recipe; leave it out")
     settings = dict(_flat(_settings(run, model, total_steps, ray_temp))) | loss_keys(run.recipe) | further
     for key, value in settings.items():
         default = OmegaConf.select(config, key)
