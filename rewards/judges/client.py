@@ -18,6 +18,7 @@ from sqlite3 import DatabaseError
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
+from zlib import error as ZlibError
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
@@ -256,15 +257,23 @@ class Endpoint:
             return None
         import diskcache
 
+        class Plain(diskcache.JSONDisk):  # type: ignore[misc]  # it has no types
+            """The base unpickles rows that say so: code of whoever wrote to a shared folder."""
+
+            def fetch(self, mode: int, *where: Any) -> Any:
+                if mode == diskcache.core.MODE_PICKLE:
+                    raise TypeError("a pickle")
+                return super().fetch(mode, *where)
+
         folder = Path(self.settings.cache)
         options = {"sqlite_journal_mode": "delete", "sqlite_mmap_size": 0, "cull_limit": 0}
-        return diskcache.Cache(str(folder), disk=diskcache.JSONDisk, **options)
+        return diskcache.Cache(str(folder), disk=Plain, **options)
 
     def _cached(self, key: str) -> Completion | None:
         try:
             found = self._cache and self._cache.get(key)
             return Completion(**found, cached=True) if found else None
-        except (TypeError, DatabaseError) as error:
+        except (TypeError, ValueError, ZlibError, DatabaseError) as error:
             raise EndpointError(f"{self.settings.cache}: not a cache of answers; delete this folder") from error
 
     def _key(self) -> str | None:

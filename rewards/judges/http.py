@@ -1,12 +1,12 @@
 """HTTP details of the client: connections, server load, replies, and the Retry-After header."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 MAX_WAIT = 60.0  # seconds between two attempts, whatever a server's Retry-After says
+LARGEST_REPLY = 32 << 20  # bytes, of a whole response or of an error
 
 
 class PassingError(Exception):
@@ -38,8 +39,8 @@ class _Choice(_Read):
 
 
 class _Tokens(_Read):
-    prompt_tokens: int
-    completion_tokens: int = 0
+    prompt_tokens: int = Field(ge=0)
+    completion_tokens: int = Field(0, ge=0)
 
 
 class Reply(_Read):
@@ -105,12 +106,38 @@ def clients_of(urls: Sequence[str], key: str | None, timeout: float) -> "dict[st
             http_client=openai.DefaultAsyncHttpxClient(
                 # A proxy for the outside world must not get what is meant for a server on this machine.
                 trust_env=not is_loopback(url),
+                headers={"Accept-Encoding": "identity"},
+                event_hooks={"response": [_bound]},
                 follow_redirects=False,  # neither the key nor the clip goes where the recipe does not say
                 verify=url.startswith("https"),  # loading certificates takes a tenth of a second
             ),
         )
         for url in urls
     }
+
+
+async def _bound(response: Any) -> None:
+    """Have a reply that grows beyond LARGEST_REPLY end in an error, and one that would do so while it is unpacked."""
+    from httpx2 import AsyncByteStream, RemoteProtocolError  # openai's
+
+    if response.headers.get("Content-Encoding", "identity") != "identity":
+        raise RemoteProtocolError("its reply is compressed, though this was not asked for")
+
+    class Bounded(AsyncByteStream):
+        def __init__(self, stream: Any) -> None:
+            self.stream, self.size = stream, 0
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            async for part in self.stream:
+                self.size += len(part)
+                if self.size > LARGEST_REPLY:
+                    raise RemoteProtocolError(f"its reply is longer than {LARGEST_REPLY >> 20} MiB")
+                yield part
+
+        async def aclose(self) -> None:
+            await self.stream.aclose()
+
+    response.stream = Bounded(response.stream)
 
 
 def is_loopback(url: str) -> bool:
