@@ -76,6 +76,10 @@ def test_every_ablation_changes_its_study(name):
     require_change([f"experiment={study}", f"+ablation={name}"])
 
 
+def test_keys_of_what_a_row_brings_may_be_set():
+    require_change(["experiment=videochat_r1", "+ablation=videochat_r1_captions", "judge.model=Qwen/Qwen3-32B"])
+
+
 def test_an_ablation_that_changes_nothing_is_refused():
     require_change(["experiment=videop2r"])
     given = ["experiment=videop2r", "+ablation=videop2r_no_length"]
