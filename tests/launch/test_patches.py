@@ -1,6 +1,7 @@
 """Each patch of an engine is still needed, does what it says, and is for the version that is installed."""
 
 import ast
+import asyncio
 import importlib
 import inspect
 import json
@@ -201,6 +202,32 @@ def test_a_seed_counts_beside_requests_that_have_none(monkeypatch):
     alone = [tokens[0] for tokens in drawn(1, {0: 7})]
     assert [tokens[1] for tokens in drawn(3, {1: 7})] == [tokens[2] for tokens in drawn(3, {2: 7, 0: 8})] == alone
     assert drawn(2, {}) != drawn(2, {})
+
+
+def test_a_server_takes_requests_while_a_clip_is_processed():
+    """Prompts of text alone are cheap: they stay as they are."""
+    taken = []
+
+    class AsyncLLM:
+        async def add_request(self, request_id, prompt, params, priority=0):
+            taken.append((request_id, prompt, params, priority))
+
+    async def render_cmpl_async(prompts):
+        await asyncio.sleep(0.01)  # vLLM's own awaits a thread
+        return [{"type": "multimodal", **prompt} for prompt in prompts]
+
+    vllm.clips_beside_the_loop(SimpleNamespace(AsyncLLM=AsyncLLM))
+    server = AsyncLLM()
+    server.renderer = SimpleNamespace(render_cmpl_async=render_cmpl_async)
+    clip, text = {"prompt_token_ids": [1], "multi_modal_data": {"video": [0]}}, {"prompt_token_ids": [2]}
+
+    async def ask():
+        await asyncio.gather(
+            server.add_request("clip", clip, "one", priority=3), server.add_request("text", text, "two")
+        )
+
+    asyncio.run(ask())
+    assert taken == [("text", text, "two", 0), ("clip", {"type": "multimodal", **clip}, "one", 3)]
 
 
 def test_log_probs_of_all_tokens_are_those_that_verl_computes_separately():

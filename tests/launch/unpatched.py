@@ -109,6 +109,38 @@ def seeds_of_some_requests() -> bool:
     return drawn() != drawn()
 
 
+def clips_beside_the_loop() -> bool:
+    """Whether a raw prompt, as verl's server gives it, is processed where it is taken, in the event loop."""
+    import asyncio
+    from types import SimpleNamespace
+
+    import verl
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    class Taken(Exception):
+        """With the prompt that is to be processed."""
+
+    def process_inputs(request_id, prompt, *args, **settings):
+        raise Taken(prompt)
+
+    async def get_supported_tasks():
+        return ()
+
+    cache = SimpleNamespace(kv_sharing_fast_prefill=False)
+    engine = SimpleNamespace(errored=False, vllm_config=SimpleNamespace(cache_config=cache))
+    engine.get_supported_tasks, engine.input_processor = (
+        get_supported_tasks,
+        SimpleNamespace(process_inputs=process_inputs),
+    )
+    raw = {"prompt_token_ids": [1], "multi_modal_data": {"video": [0]}}
+    try:
+        asyncio.run(AsyncLLM.add_request(engine, "0", raw, None))
+    except Taken as taken:
+        server = Path(verl.__file__).parent / "workers/rollout/vllm_rollout/vllm_async_server.py"
+        return taken.args == (raw,) and "renderer" not in server.read_text()
+    return False
+
+
 def equal_length_position_ids() -> bool:
     import torch
     import verl.utils.tensordict_utils as utils
@@ -269,6 +301,7 @@ CHECKS = [
     seconds_per_grid_for_vllm,
     clean_blocks_for_attention,
     seeds_of_some_requests,
+    clips_beside_the_loop,
     equal_length_position_ids,
     freeze_vision_tower,
     append_metrics,

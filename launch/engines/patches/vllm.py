@@ -11,6 +11,7 @@ def apply() -> None:
     after_import("vllm.model_executor.models.qwen2_5_vl")(seconds_per_grid_for_vllm)
     after_import("vllm.v1.worker.cpu_model_runner")(clean_blocks_for_attention)
     after_import("vllm.v1.sample.ops.topk_topp_sampler")(seeds_of_some_requests)
+    after_import("vllm.v1.engine.async_llm")(clips_beside_the_loop)
 
 
 def seconds_per_grid_for_vllm(module: Any) -> None:
@@ -84,6 +85,22 @@ def seeds_of_some_requests(module: Any) -> None:
         return forward_cpu(self, logits, generators, k, p)
 
     module.TopKTopPSampler.forward_cpu = forward_with_seeds
+
+
+def clips_beside_the_loop(module: Any) -> None:
+    """vLLM 0.24.0, v1/engine/async_llm.py:349: a raw prompt, as verl's server gives it, is processed in the event loop.
+
+    Meanwhile no other request is taken and no answer is given out. vLLM's own servers render prompts first, which
+    processes their clips in a thread; so does this.
+    """
+    add_request = module.AsyncLLM.add_request
+
+    async def add_rendered(self: Any, request_id: str, prompt: Any, *args: Any, **settings: Any) -> Any:
+        if isinstance(prompt, dict) and prompt.get("multi_modal_data"):
+            (prompt,) = await self.renderer.render_cmpl_async([prompt])
+        return await add_request(self, request_id, prompt, *args, **settings)
+
+    module.AsyncLLM.add_request = add_rendered
 
 
 def end_engine_core_with_server(module) -> None:
