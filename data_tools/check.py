@@ -345,9 +345,10 @@ class Clips:
 
 def run_check(arguments: CheckArguments, each: Map) -> None:
     """Check the files with a progress bar, and print the counts."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
+
+    from data_tools.console import Console
 
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

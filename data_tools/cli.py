@@ -175,7 +175,7 @@ def explain(error: BaseException) -> None:
     """Print an error's message on the standard error stream."""
     import errno
 
-    from rich.console import Console
+    from data_tools.console import Console
 
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     console.print("[bold red]error[/]", end=" ")

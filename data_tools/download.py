@@ -62,7 +62,7 @@ def download(source: Source, folder: Path) -> list[Path]:
 
 
 def main(arguments: DownloadArguments) -> None:
-    from rich.console import Console
+    from data_tools.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
     if place := BENCHMARKS.get(arguments.source):

@@ -109,8 +109,9 @@ async def _with_events(sample: Sample, endpoint: Endpoint) -> Sample:
 
 
 def main(arguments: EventsArguments) -> None:
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from data_tools.console import Console
 
     if len(arguments.files) != 1:
         raise UsageError(f"give one file of samples, not {len(arguments.files)}")

@@ -94,8 +94,9 @@ def write_clip(pictures: Sequence[Path], target: Path, fps: float) -> None:
 
 
 def main(arguments: FramesArguments) -> None:
-    from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn
+
+    from data_tools.console import Console
 
     if len(arguments.files) != 1:
         raise UsageError(f"give one folder, not {len(arguments.files)}")

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
-from rich.console import Console
 
 from data_tools.cli import Arguments, UsageError, run_command
+from data_tools.console import Console
 from data_tools.files import sha256
 from data_tools.run_folder import RunFolder
 from evaluation.benchmarks import Benchmark, benchmark_named, chosen_reader, read_labels

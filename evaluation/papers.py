@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field
-from rich.console import Console
 
 from data_tools.cli import Arguments, UsageError, run_command
+from data_tools.console import Console
 from data_tools.run_folder import RunFolder
 from data_tools.sample import Sample, read_samples
 from evaluation.benchmarks import benchmark_named

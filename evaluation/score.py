@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
-from rich.console import Console
 
 from data_tools.cli import Arguments, UsageError, run_command
+from data_tools.console import Console
 from data_tools.files import sha256
 from data_tools.run_folder import SCORES
 from data_tools.sample import Sample, write_samples

@@ -4,7 +4,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from data_tools.console import Console
 
 if TYPE_CHECKING:
     from rich.progress import Progress

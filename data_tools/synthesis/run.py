@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,6 +17,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from data_tools.console import Console
 from data_tools.media.parallel import ALL_CORES, Map
 from data_tools.synthesis.outcome import collect, write_report
 from data_tools.synthesis.pipeline import shards_of, write_chains

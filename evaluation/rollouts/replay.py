@@ -360,7 +360,7 @@ def _recipe(paths: Sequence[Path]) -> dict[str, Any]:
 
 
 def main(arguments: ReplayArguments) -> None:
-    from rich.console import Console
+    from data_tools.console import Console
 
     parts = chosen(arguments)
     judge = None if parts["judge"]["name"] == "recorded" else build_judge(parts["judge"])

@@ -9,7 +9,7 @@ from evaluation.rollouts.counterfactual import NOISE
 from evaluation.rollouts.records import Rollout
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from data_tools.console import Console
 
 SHOWN = 10  # of the most changed rollouts, and of the reasons why some cannot be scored
 Components = Sequence[Mapping[str, float]]

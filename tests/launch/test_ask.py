@@ -4,9 +4,9 @@ from io import StringIO
 
 import pytest
 import yaml
-from rich.console import Console
 
-from data_tools.cli import parse
+from data_tools.cli import explain, parse
+from data_tools.console import Console
 from launch.ask import AskArguments, main, shown
 from launch.errors import LaunchError
 from launch.models import chosen_model
@@ -107,6 +107,17 @@ def test_an_answer_is_shown_part_by_part():
     out = text({"response": response, "option_probs": {"Yes": 0.9, "No": 0.1}})
     assert all(title in out for title in ("Observation", "Think", "Answer", "Probabilities"))
     assert "It [bold]slides[/]." in out and "Yes 90.0 %   No 10.0 %" in out
+
+
+def test_what_a_model_writes_steers_no_terminal(capsys):
+    """Nor do names of files, nor errors that repeat what a file holds."""
+    steering = "\x1b]0;title\x07\x1b[2J\x9b31m"
+    out = StringIO()
+    console = Console(file=out, force_terminal=True, color_system=None, width=100)
+    console.print(shown({"response": f"It pans.{steering}"}), f"[bold]data[/] → runs/[/old]/[x]{steering}")
+    assert "It pans.]0;title[2J31m" in out.getvalue() and "data → runs/[/old]/[x]]0;title" in out.getvalue()
+    explain(LaunchError(f"a.jsonl: {steering}[/red]"))
+    assert not {"\x1b", "\x07", "\x9b"} & {*out.getvalue(), *capsys.readouterr().err}
 
 
 def test_a_malformed_response_is_shown_as_it_is():
