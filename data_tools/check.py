@@ -229,7 +229,7 @@ def _valid(
     for name in sample.media:
         if split := splits.leak(sample, name, clips.sha256.get(name)):
             what = "image" if sample.images else "clip"
-            raise FieldError("split", f"leak: the {what} {name} is in {split}, too")
+            raise FieldError("split", f"leak: the {what} {name} is also in {split}")
     return sample
 
 

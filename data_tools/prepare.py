@@ -27,7 +27,7 @@ from data_tools.quarantine import Quarantine, Rejected
 from data_tools.rendered.dataset import RenderedSettings, build_rendered
 from data_tools.run_folder import RunFolder
 from data_tools.sample import FieldError, Sample, read_samples
-from data_tools.splits import Uses, refuse_leaks
+from data_tools.splits import Uses, refuse_leaks, require_use
 from rewards.errors import UserError
 
 Report = Callable[[str], None]
@@ -206,7 +206,8 @@ def _read_uses(
         quarantine = Quarantine(out)
         for file, sample in read_wanted(files, split, wanted, quarantine.add):
             good += 1
-            uses.update((sample.split, name) for name in dict.fromkeys(sample.media))
+            require_use(file.path, sample, split)
+            uses.update((split, name) for name in dict.fromkeys(sample.media))
             wishes.update(dict.fromkeys(videos.wishes(sample, file.budget)))
     chains, records = quarantine.fields["chain"], quarantine.count - quarantine.fields["chain"]
     if chains:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from data_tools.sample import Cut, Sample
 from rewards.errors import UserError
@@ -9,7 +10,7 @@ from rewards.errors import UserError
 # SFT and RL may share clips: CamReasoner's RL set holds the questions that its chains were made for.
 RANKS: Mapping[str, int] = {"sft": 0, "rl": 0, "val": 1, "test": 2}
 _EVALUATED = {1: "val", 2: "test"}
-Uses = Counter[tuple[str, str]]  # (split, video) -> samples of a file, in the order of the file
+Uses = Counter[tuple[str, str]]  # (split that uses it, video) -> samples of a file, in the order of the file
 
 
 class SplitError(UserError):
@@ -23,6 +24,7 @@ class Splits:
         self._images: set[str] = set()
         self._videos: dict[str, Cut] = {}
         self._ranks: dict[str | bytes, int] = {}  # video or image, or hash of its content -> highest rank that uses it
+        self._named: dict[bytes, str] = {}  # hash -> a video or image of that content and rank
         self._questions: dict[str, set[int]] = {"val": set(), "test": set()}
 
     def add(self, sample: Sample) -> None:
@@ -40,7 +42,8 @@ class Splits:
     def add_content(self, video: str, sha256: bytes) -> None:
         """To be called for each video and image once all samples have been added."""
         rank = self._ranks[video]
-        self._ranks[sha256] = max(rank, self._ranks.get(sha256, rank))
+        if rank > self._ranks.get(sha256, -1):
+            self._ranks[sha256], self._named[sha256] = rank, video
 
     @property
     def videos(self) -> list[Cut]:
@@ -53,9 +56,15 @@ class Splits:
         return sorted(self._images)
 
     def leak(self, sample: Sample, name: str, sha256: bytes | None = None) -> str | None:
-        """The split that a clip or image of the sample is evaluated in, where the sample itself comes before it."""
-        rank = max(self._ranks[name], 0 if sha256 is None else self._ranks.get(sha256, 0))
-        return _EVALUATED[rank] if rank > RANKS[sample.split] else None
+        """The split that a clip or image of the sample is evaluated in, where the sample itself comes before it.
+
+        With the name that it has there, where that is another one.
+        """
+        own, rank = self._ranks[name], 0 if sha256 is None else self._ranks.get(sha256, 0)
+        if max(own, rank) <= RANKS[sample.split]:
+            return None
+        alias = f", as {self._named[sha256]}" if sha256 is not None and rank > own else ""
+        return _EVALUATED[max(own, rank)] + alias
 
     def refuse_equal(self) -> None:
         """Refuse a validation set whose questions are those of the test set (as VideoChat-R1's Charades files are).
@@ -69,6 +78,19 @@ class Splits:
                 f"all {len(val)} questions of the validation set are in the test set: to select on it is to select "
                 "on the test. Hold out a part of the training set instead"
             )
+
+
+def require_use(file: Path, sample: Sample, split: str) -> None:
+    """Refuse a sample that says it is for evaluation where another split trains, or selects, on it.
+
+    Raises:
+        SplitError: naming file, record and field.
+    """
+    if RANKS[sample.split] > RANKS[split]:
+        raise SplitError(
+            f"{file}: record {sample.id!r}: split: is {sample.split!r}, and data.files.{split} gives it to {split}: "
+            "give that another file, or write the samples' split anew"
+        )
 
 
 def refuse_leaks(files: Iterable[Uses], names: Mapping[str, str] | None = None) -> None:

@@ -196,7 +196,8 @@ def test_clips_of_two_splits_leave_the_lower_one(tmp_path):
     found = check_files([tmp_path / "train.jsonl", tmp_path / "test.jsonl"], out, root, Threads(1))
     assert [s.id for s in read_samples(out / "clean.train.jsonl")] == ["s0", "s2"]
     assert list(read_samples(out / "clean.test.jsonl")) == test
-    assert quarantine(out)["4"] == "split: leak: the clip copy.mp4 is in test, too"
+    assert quarantine(out)["2"] == "split: leak: the clip 1.mp4 is also in test"
+    assert quarantine(out)["4"] == "split: leak: the clip copy.mp4 is also in test, as 3.mp4"
     assert found.notes["a copy of another video"] == 1
 
 

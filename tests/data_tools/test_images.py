@@ -164,7 +164,7 @@ def test_the_check_reads_images_and_finds_copies_in_other_splits(tmp_path):
     assert (found.kept, found.quarantined, found.images, found.broken) == (2, 2, 4, 1)
     reasons = [json.loads(line) for line in (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()]
     assert [reason["field"] for reason in reasons] == ["split", "images"]
-    assert "leak: the image a.png is in test" in reasons[0]["reason"]
+    assert "leak: the image a.png is also in test, as copy.png" in reasons[0]["reason"]
 
 
 def test_published_records_about_images_are_samples(tmp_path):

@@ -105,6 +105,16 @@ def test_a_sample_about_a_part_of_a_video_gets_a_clip_of_it(tiny_recipe, tmp_pat
         prepare(run_of(tiny_recipe(*overrides, "name=leaks")))
 
 
+def test_one_file_is_not_trained_and_tested_on(tiny_recipe, tmp_path):
+    """Whatever its samples say of their split."""
+    overrides = files(tmp_path, videos=2)
+    for name in ("rl", "test"):
+        same = [f"data.files.{split}={tmp_path / name}.jsonl" for split in ("rl", "test")]
+        said = "rl show clips of test" if name == "rl" else r"record 'test-0-0': split: is 'test', and data.files.rl"
+        with pytest.raises(SplitError, match=said):
+            prepare(run_of(tiny_recipe(*overrides, *same, f"name={name}")))
+
+
 def test_what_an_engine_cannot_take_is_left_out_by_name(tiny_recipe, tmp_path, capsys):
     """Placeholders and special tokens in questions and options of any split; lengths by the model's own tokenizer."""
     from data_tools.rendered.tiny_model import build_tokenizer
