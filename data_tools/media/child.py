@@ -13,11 +13,14 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path, PurePath
 from stat import S_ISREG
 from types import MappingProxyType
 from typing import Any
+from unicodedata import normalize
 
 import psutil
 
@@ -139,6 +142,27 @@ def clip_path(media_root: Path, video: str, links_into: Sequence[Path] = ()) -> 
     return path
 
 
+def _meant(path: Path) -> str:
+    """What to do where a missing file is there under other letters: labels come from other systems, or from hands."""
+    with suppress(OSError):
+        found = _by_plain_name(path.parent, path.parent.stat().st_mtime_ns).get(_plain(path.name))
+        if found is not None and normalize("NFC", found) == normalize("NFC", path.name):
+            return f"; its name is there in another Unicode form, {ascii(found)}: rename it, or write it so"
+        return f"; is {found!r} meant?" if found is not None else ""
+    return ""
+
+
+def _plain(name: str) -> str:
+    return normalize("NFC", name).casefold().strip()
+
+
+@lru_cache(maxsize=16)
+def _by_plain_name(folder: Path, changed_ns: int) -> dict[str, str]:
+    """File by its name, and by that without ending, in plain letters; read once as long as the folder is the same."""
+    names = sorted(os.listdir(folder), reverse=True)
+    return {_plain(Path(name).stem): name for name in names} | {_plain(name): name for name in names}
+
+
 def ask_child(
     source: Path | list[Path],
     timeout_s: float,
@@ -159,7 +183,7 @@ def ask_child(
         try:
             status = path.stat()
         except OSError as error:
-            raise ClipError("missing", f"{path}: {error.strerror}") from error
+            raise ClipError("missing", f"{path}: {error.strerror}{_meant(path)}") from error
         if not S_ISREG(status.st_mode):
             raise ClipError("no_file", f"{path} is not a regular file")
         if not status.st_size:

@@ -91,7 +91,7 @@ def index_packets(path: Path) -> PacketIndex:
         with open_video(path) as container:
             return _index(path, container, video_stream(container))
     except av.FFmpegError as error:
-        raise ClipError("undecodable", f"PyAV cannot read it: {error}") from error
+        raise ClipError("undecodable", f"FFmpeg cannot read it: {error.strerror}") from error
 
 
 def open_video(path: Path) -> Any:

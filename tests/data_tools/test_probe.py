@@ -1,5 +1,6 @@
 import os
 import pickle
+import re
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -93,6 +94,21 @@ def test_what_cannot_be_used_is_named(tmp_path):
         "nearly": "undecodable",
     }
     assert probe(clips.write_video(tmp_path / "good.mp4")).frames == 8  # the child has survived them all
+
+
+@pytest.mark.parametrize(
+    ("there", "asked", "hint"),
+    [
+        ("Clip.MP4", "clip.mp4", "is 'Clip.MP4' meant?"),
+        ("clip.mp4", "clip", "is 'clip.mp4' meant?"),
+        ("e\u0301.mp4", "\u00e9.mp4", r"its name is there in another Unicode form, 'e\u0301.mp4': rename it"),
+        ("other.mp4", "clip.mp4", "No such file or directory"),
+    ],
+)
+def test_a_missing_file_that_is_there_in_other_letters_is_named(there, asked, hint, tmp_path):
+    (tmp_path / there).touch()
+    with pytest.raises(ClipError, match=f"missing: .*{re.escape(hint)}" + ("$" if there[0] == "o" else "")):
+        probe(tmp_path / asked)
 
 
 def test_an_animated_webp_is_told_from_a_clip_of_one_frame(tmp_path):
