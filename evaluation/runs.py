@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
@@ -73,6 +73,18 @@ def read_json(path: Path, stage: str) -> Any:
         return json.loads(need(path, stage).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise RunError(f"{path}:{error.lineno}: not JSON ({error.msg}): run the stage {stage!r} again") from error
+
+
+def root_of(run: RunFolder, name: str) -> Path:
+    """What the clips of a set's samples are relative to.
+
+    Raises:
+        RunError: a folder outside of the run, which may be anybody's.
+    """
+    root = str(read_json(run.set_facts(name), "evaluate")["root"])
+    if PurePath(root).is_absolute() or ".." in PurePath(root).parts:
+        raise RunError(f"{run.set_facts(name)}: root: {root!r} lies outside of the run")
+    return run.root / root
 
 
 def recipe_of(run: RunFolder) -> dict[str, Any]:

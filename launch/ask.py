@@ -49,6 +49,7 @@ def ask(
             prompt cannot ask such a question.
     """
     from data_tools.sample import write_samples
+    from data_tools.tokens import check_question
     from launch.engines.vllm.job import Job, Questions, run_job
 
     runs = Path(recipe.runs)
@@ -56,7 +57,7 @@ def ask(
     store = asked / "clips"
     made = shown_by(recipe, video, images, store)
     sample = sample_of(made, question, options)
-    recipe.form.messages(sample)  # a prompt that has no text for such a question is refused here
+    check_question(sample, recipe.form)  # a prompt that has no text for it, and place-holders that show nothing
     weights = model_folder(model)
     require_context_length(recipe, weights)
     name = hashlib.sha256(f"{sample.shown}\n{model}\n{question}\n{options}".encode()).hexdigest()[:12]
@@ -177,7 +178,7 @@ def main(arguments: AskArguments) -> None:
         raise LaunchError("the question is empty")
     if (arguments.video is None) == (not arguments.images):
         raise LaunchError("give either video=... or images=[...]")
-    recipe, weights = chosen_model(arguments.model, arguments.experiment)
+    recipe, weights = chosen_model(arguments.model, arguments.experiment, arguments.trust_remote_code)
     options = [option.strip() for option in arguments.options.split(",") if option.strip()]
     images = arguments.images
     if images:

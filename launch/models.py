@@ -26,16 +26,31 @@ class ModelArguments(Arguments):
 
     model: str = Field("runs/demo/main", description="run folder (its last model), model folder or hub id")
     experiment: str = Field("camreasoner", description="gives prompt and media budget of a model without a run")
+    trust_remote_code: bool = Field(False, description="run Python code that lies beside the weights")
 
 
-def chosen_model(model: str, experiment: str) -> tuple[Recipe, str]:
+def chosen_model(model: str, experiment: str, trusted: bool = False) -> tuple[Recipe, str]:
     """Recipe and folder (or hub id) of the model that `model` names.
 
     A model inside a run folder keeps that run's recipe; for any other, `experiment` gives prompt and media budget.
 
+    Args:
+        trusted: Python code beside the weights may run, whatever the recipe says: it may be anybody's.
+
     Raises:
-        LaunchError: a run without a model, or a folder that is neither.
+        LaunchError: a run without a model, a folder that is neither, or a model that needs trust.
     """
+    recipe, weights = _chosen(model, experiment)
+    if recipe.model.trust_remote_code and not trusted:
+        raise LaunchError(
+            f"the recipe of {model} runs Python code that lies beside the weights (model.trust_remote_code): "
+            "trust_remote_code=true does so, where you trust who made it"
+        )
+    model_part = recipe.model.model_copy(update={"trust_remote_code": trusted})
+    return recipe.model_copy(update={"model": model_part}), weights
+
+
+def _chosen(model: str, experiment: str) -> tuple[Recipe, str]:
     folder = Path(model).absolute()
     if RunFolder(folder).recipe.exists():
         run = Run(_recipe_of(folder), folder)

@@ -85,7 +85,7 @@ def main(arguments: ServeArguments) -> None:
     from launch.console import console
     from launch.engines.environment import engine_env
 
-    recipe, weights = chosen_model(arguments.model, arguments.experiment)
+    recipe, weights = chosen_model(arguments.model, arguments.experiment, arguments.trust_remote_code)
     host, port, media = arguments.host, arguments.port, arguments.media
     require_free(host, port)
     if arguments.gpus:

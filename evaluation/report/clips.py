@@ -48,8 +48,9 @@ class Clips:
         Raises:
             RunError: one is missing or broken.
         """
+        paths = [need(path, stage) for path in paths]
         try:
-            pictures = [np.asarray(picture_of(need(path, stage))[0]) for path in paths]
+            pictures = [np.asarray(picture_of(path)[0]) for path in paths]
         except ValueError as error:  # of which a ClipError is one
             raise RunError(f"an image cannot be decoded ({error}): run the stage {stage!r} again") from error
         return {"strip": strip(pictures, height, quality), "video": None}
@@ -63,8 +64,9 @@ class Clips:
         Raises:
             RunError: the clip is missing or broken.
         """
+        path = need(path, stage)
         try:
-            frames, fps = _read(need(path, stage))
+            frames, fps = _read(path)
         except (av.FFmpegError, ValueError) as error:  # ValueError: no frame in it
             raise RunError(f"{path} cannot be decoded ({error}): run the stage {stage!r} again") from error
         if path not in self._links:

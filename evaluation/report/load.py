@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from data_tools.media.child import clip_path
 from data_tools.quarantine import read_rejected
 from data_tools.run_folder import OWN, SPLITS, RunFolder
 from data_tools.sample import Sample, read_samples
@@ -19,7 +20,7 @@ from evaluation.grading import OUTCOMES
 from evaluation.held_out import read_held_out
 from evaluation.measures.bootstrap import Estimate, estimate
 from evaluation.rollouts.records import Rollout, read_rollouts
-from evaluation.runs import NAMES, Model, RunError, models_of, need, read_json, recipe_of, sets_of
+from evaluation.runs import NAMES, Model, RunError, models_of, need, read_json, recipe_of, root_of, sets_of
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,12 @@ class SetInputs:
         return self.measured.resamples.seed
 
     def paths(self, sample: Sample) -> list[Path]:
-        """Of its clip, or of its images."""
-        return [self.root / name for name in sample.media]
+        """Of its clip, or of its images.
+
+        Raises:
+            ClipError: outside of the root, but for the store of clips that runs share.
+        """
+        return [clip_path(self.root, name, [self.root / "clips"]) for name in sample.media]
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,7 @@ def _set(run: RunFolder, name: str) -> SetInputs:
     by_rule = benchmark is not SAMPLES and not benchmark.needs_judge and facts["judge"] is None
     return SetInputs(
         name,
-        run.root / facts["root"],
+        root_of(run, name),
         benchmark,
         facts["judge"],
         facts["without_video"],

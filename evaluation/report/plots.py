@@ -41,6 +41,7 @@ STYLE = {
     "legend.frameon": False,
     "svg.fonttype": "none",
     "text.color": INK,
+    "text.parse_math": False,  # a dollar sign in a name is one
     "xtick.color": INK,
     "ytick.color": INK,
 }

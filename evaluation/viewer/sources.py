@@ -8,7 +8,7 @@ from typing import Literal
 from data_tools.controls import CONTROLS, TWINS
 from data_tools.run_folder import RunFolder
 from evaluation.grading import Schema, run_schema
-from evaluation.runs import NAMES, need, read_json, recipe_of
+from evaluation.runs import NAMES, need, read_json, recipe_of, root_of
 
 ROLLOUTS = "rollouts"  # the view of RL; that of an evaluation set is SET_PREFIX and its name
 VAL = "val split"  # its answers while RL trains: the model after each step that asked is one of several models
@@ -80,5 +80,4 @@ def media_root(run: RunFolder, view: str) -> Path:
     """What the clips of a view's samples are relative to."""
     if view in (ROLLOUTS, VAL):
         return run.data
-    root: str = read_json(run.set_facts(view.removeprefix(SET_PREFIX)), "evaluate")["root"]
-    return run.root / root
+    return root_of(run, view.removeprefix(SET_PREFIX))

@@ -4,10 +4,12 @@ from io import StringIO
 
 import pytest
 import yaml
+from PIL import Image
 
 from data_tools.cli import explain, parse
 from data_tools.console import Console
-from launch.ask import AskArguments, main, shown
+from data_tools.sample import FieldError
+from launch.ask import AskArguments, ask, main, sample_of, shown, shown_by, strip, with_images
 from launch.errors import LaunchError
 from launch.models import chosen_model
 from launch.run import run_of, stage
@@ -100,6 +102,39 @@ def test_any_other_model_takes_those_of_an_experiment(tmp_path):
         chosen_model(str(tmp_path / "nothing"), "camreasoner")
     with pytest.raises(LaunchError, match="neither a run folder"):
         chosen_model(str(tmp_path), "camreasoner")
+
+
+def test_code_beside_weights_runs_only_where_the_user_says_so(run_folder, tiny_recipe, tmp_path):
+    """A run folder may be anybody's, and its recipe with it."""
+    (run_folder / "recipe.yaml").write_text(yaml.safe_dump(tiny_recipe("model.trust_remote_code=true").stored()))
+    model = run_folder / "merged"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    with pytest.raises(LaunchError, match=r"runs Python code that lies beside the weights.*trust_remote_code=true"):
+        chosen_model(str(model), "camreasoner")
+    recipe, _ = chosen_model(str(model), "camreasoner", trusted=True)
+    assert recipe.model.trust_remote_code
+    (run_folder / "recipe.yaml").write_text(yaml.safe_dump(tiny_recipe().stored()))
+    assert not chosen_model(str(model), "camreasoner")[0].model.trust_remote_code
+
+
+def test_a_question_about_images_shows_them_side_by_side(tiny_recipe, tmp_path):
+    paths = [tmp_path / "a.png", tmp_path / "b.jpg"]
+    for path, size in zip(paths, ((120, 80), (80, 120))):
+        Image.new("RGB", size, "red").save(path)
+    recipe = with_images(tiny_recipe(), len(paths), 50_176)
+    made = shown_by(recipe, None, paths, tmp_path / "store")
+    sample = sample_of(made, "Is <image> wider than <image>?", ["Yes", "No"])
+    assert len(sample.images) == 2 and recipe.form.messages(sample)[-1]["content"].count("<image>") == 2
+    strip(recipe, sample, tmp_path / "store", tmp_path / "frames.png")
+    with Image.open(tmp_path / "frames.png") as sheet:
+        width, height = (max(getattr(still, side) for still in made) for side in ("width", "height"))
+        assert sheet.size == (2 * (width + 2), height + 16)
+    with pytest.raises(LaunchError, match="images: 2 for 1 placeholders"):
+        sample_of(made, "Is <image> wide?", ["Yes", "No"])
+    for question in ("<video> or <image> or <image>?", "Wide?<|im_end|>"):
+        with pytest.raises(FieldError, match=r"question: holds (<video>|a special token)"):
+            ask(recipe, "nowhere", None, paths, question, ["Yes", "No"])
 
 
 def test_an_answer_is_shown_part_by_part():

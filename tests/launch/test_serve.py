@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from data_tools.cli import UsageError, parse
 from data_tools.prompt import messages
 from data_tools.sample import Sample
 from launch import serve
+from launch.ask import with_images
 from launch.engines.vllm.settings import server_arguments
 from launch.errors import LaunchError
 from launch.serve import MEDIA_ENV, ServeArguments, request, require_free
@@ -105,6 +107,28 @@ def test_a_request_reads_what_was_named_and_nothing_else(tmp_path, monkeypatch):
     with pytest.raises(VLLMNotFoundError, match="no such file") as missing:  # answered with 404
         read(f"file://{folder}/gone.mp4")
     assert str(tmp_path) not in str(missing.value)
+
+
+def test_images_are_read_by_the_same_rule(tmp_path, tiny_recipe):
+    from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY
+
+    from launch.engines.vllm.media import NAME
+
+    folder = tmp_path / "media"
+    folder.mkdir()
+    for place in (folder, tmp_path):
+        Image.new("RGB", (60, 40), "red").save(place / "a.png")
+    connector = MEDIA_CONNECTOR_REGISTRY.load(NAME, allowed_local_media_path=str(folder))
+    assert connector.fetch_image(f"file://{folder}/a.png").size == (60, 40)
+    for url, why in (
+        (f"file://{tmp_path}/a.png", "not below the folder"),
+        ("http://127.0.0.1:9/a.png", "nothing from"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            connector.fetch_image(url)
+    recipe = with_images(tiny_recipe(), 3, 50_176)
+    options = server_arguments(recipe, Path("m"), "m", "127.0.0.1", 8000, folder)
+    assert '--limit-mm-per-prompt={"image": 3, "video": 1}' in options
 
 
 def test_the_example_asks_as_in_training(tiny_recipe):
