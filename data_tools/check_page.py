@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from shlex import quote as quoted
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -82,7 +83,7 @@ def write_page(path: Path, found: "Findings", media_root: Path | None, clean: Se
     page = template(Path(__file__).with_name("check.html.j2")).render(
         found=found,
         names=", ".join(Path(file).name for file in found.files),
-        media_root=media_root,
+        media_root=media_root and quoted(str(media_root)),
         clean=clean,
         left_out=[(each, _links(each, media_root, path.parent)) for each in found.listed],
         templates=top[:25],

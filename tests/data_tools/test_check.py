@@ -280,7 +280,7 @@ def test_the_page_says_what_was_left_out_of_which_split_and_what_to_do_next(tmp_
     assert "<h1>Check of mine.jsonl</h1>" in page and "6 records = 2 kept + 4 quarantined" in page
     assert '<a href="../my%20videos/broken%20%C3%A9.mp4">broken é.mp4</a>' in page
     assert '<video src="../my%20videos/2.mp4"' in page  # its label is wrong: the clip can be seen
-    assert f"data.media_root={root}" in page and str(out / "clean.jsonl") in page
+    assert f"data.media_root=&#39;{root}&#39; " in page and str(out / "clean.jsonl") in page
 
 
 def test_settings_that_cannot_work(tmp_path):
