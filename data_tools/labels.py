@@ -93,13 +93,20 @@ def _located(
 ) -> Iterator[tuple[LabelFile, Sample]]:
     """Each sample with its file."""
     ids: set[str] = set()
+    first: list[Rejected] = []
+
+    def left_out(rejected: Rejected) -> None:
+        if not first:
+            first.append(rejected)
+        quarantine(rejected)
+
     names = names_of([one for file in files if file.source for one in files_of(file.path)])
     for file in files:
         if file.source is None:
             yield from ((file, sample) for sample in read_samples(file.path))
             continue
         shown: set[str] = set()
-        for sample in read_source(named(file.source), file.path, split, quarantine, file.folder, names, file.root):
+        for sample in read_source(named(file.source), file.path, split, left_out, file.folder, names, file.root):
             if sample.id in ids:
                 raise SampleError(f"{file.path}: id: duplicate id {sample.id!r} among the files of {split}")
             ids.add(sample.id)
@@ -108,7 +115,8 @@ def _located(
             shown.add(sample.shown)
             yield file, sample if file.shuffle is None else shuffle_options(sample, file.shuffle)
     if not ids and any(file.source for file in files):
-        raise SampleError(f"{', '.join(str(file.path) for file in files)}: holds no samples")
+        why = "".join(f"; record {one.record} is left out, {one.field}: {one.reason}" for one in first)
+        raise SampleError(f"{', '.join(str(file.path) for file in files)}: holds no samples{why}")
 
 
 def read_wanted(

@@ -89,6 +89,16 @@ def test_records_that_are_not_samples_go_to_the_split_s_quarantine(tiny_recipe, 
     assert (rejected["record"], rejected["field"]) == ("EF-0", "spans")
 
 
+def test_absolute_paths_are_taken_below_the_media_root_of_the_recipe(tiny_recipe, tmp_path):
+    path = write(tmp_path / "mine.json", [{"instruction": "Does it pan?", "output": "Yes", "videos": ["/m/x/a.mp4"]}])
+    files = f"data.files={{sft: null, rl: {{source: alpaca, path: {path}}}, test: null}}"
+    read = read_split(label_files(tiny_recipe("data=files", "data.media_root=/m/x", files))["rl"], "rl")
+    assert [sample.video for sample in read] == ["a.mp4"]
+    other = label_files(tiny_recipe("data=files", "data.media_root=/n", files))
+    with pytest.raises(SampleError, match="holds no samples; record 1 is left out, video: '/m/x/a.mp4' is an absolute"):
+        list(read_split(other["rl"], "rl"))
+
+
 @pytest.mark.parametrize("study", ["camreasoner", "videop2r", "videochat_r1"])
 def test_a_study_on_published_files_leaves_only_their_folders_to_the_user(tiny_recipe, study):
     published = [f"experiment={study}", f"data={study}_published", f"eval={study}_published"]
