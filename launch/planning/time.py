@@ -30,7 +30,7 @@ class Step:
         forward: operations of a forward pass over a mean row.
         trained: of the actor's, where rollouts of a prompt are one sequence: their response and share of the prompt.
         tokens, patches, spoken: of a mean row, its clips and its response.
-        passes: forward passes without gradients, of actor and reference.
+        passes: forward passes without gradients of a step, of actor and reference.
         update: forward passes that an update costs.
         calls: attention calls of the tower in such a pass, per rollout; 0 where flash-attn takes all windows at once.
         loops: whether log-probs are taken token by token, as they are of plain rows without flash-attn.
@@ -48,7 +48,7 @@ class Step:
     tokens: Range
     patches: Range
     spoken: Range
-    passes: int
+    passes: float
     update: float
     calls: Range
     loops: bool
@@ -112,7 +112,7 @@ def step_parts(recipe: Recipe) -> dict[str, Range] | None:
         tokens=tokens,
         patches=seen,
         spoken=table["text"]["response_tokens"].capped(rl.max_response_length),
-        passes=1 + (rl.kl_coef > 0),
+        passes=1 / rl.old_log_probs_every + (rl.kl_coef > 0),
         update=update_passes(recipe),
         calls=SEEN * (window_calls(recipe) / together(recipe) if loops else 0.0),
         loops=loops and not shares_prefix(rl.shared_prefix, a),

@@ -1,6 +1,6 @@
 """verl's worker on small batches, in a process of its own (it patches transformers): python update_side.py
 
-Prints losses of three steps; operations and seconds of ours beside plain verl's; and by how much gradients differ: with
+Prints losses of five steps; operations and seconds of ours beside plain verl's; and by how much gradients differ: with
 old log-probabilities of the update's own pass, and with micro-batches by a budget of tokens, of groups and of rows.
 """
 
@@ -80,7 +80,7 @@ def main() -> None:
                 found["flops"].setdefault(tokens, {})[name] = side.flops(fields)
                 found["seconds"].setdefault(tokens, {})[name] = time.perf_counter() - begin
         fresh, fields = Side(model, VARIANTS["ours"], size=8), batch(model, 18, size=4, prompts=2)
-        for _ in range(3):
+        for _ in range(5):
             old = log_probs(fresh.worker, fields, **usual)
             metrics = update.update(fresh.worker, fields, 0.9 * old, **usual)
             found["losses"].append([float(metrics[name][0]) for name in LOSSES])
