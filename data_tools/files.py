@@ -20,6 +20,8 @@ LONGEST_LINE = 8 << 20  # bytes; a longer line is not a record of a data set, an
 @contextmanager
 def whole_path(path: Path) -> Iterator[Path]:
     """A path to write to in place of `path`, for writers that open files themselves; renamed when the block ends."""
+    if path.is_dir():
+        raise FileError(f"{path} is a folder: name a file in it")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")  # processes may write the same file at once
     try:

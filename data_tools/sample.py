@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from data_tools.files import LONGEST_LINE, JsonError, parse_json, read_lines, require_lines, whole_file
-from rewards.errors import UserError
+from rewards.errors import SHORT, UserError
 from rewards.motions import PRIMITIVES
 from rewards.reading import half_width
 
@@ -51,6 +51,7 @@ BY_OPTION = tuple(task for task, fields in NEEDS.items() if "options" in fields)
 VIDEO, IMAGE = "<video>", "<image>"  # the placeholders that LLaMA-Factory and verl both replace by a clip, an image
 PLACEHOLDERS = (VIDEO, IMAGE, "<audio>")  # an engine would look for a file for each of them
 LETTERED = re.compile(r"[(（]?([A-ZＡ-Ｚ])[.):．：、）]\s*(.+)", re.DOTALL)  # "A. No", "(A) No", "Ａ、否"
+OF_TRAINERS = {"messages", "conversations", "prompt", "problem", "query", "instruction"}  # keys of their records
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")  # endings of files that may be frames of a video
 
 
@@ -333,7 +334,13 @@ def parse_sample(line: bytes) -> Sample:
             "record", "Input should be an object, not a list: samples are one a line, as `jq -c '.[]'` writes a list"
         )
     try:
-        parse_json(line)  # refuses a duplicate key, of which pydantic takes the last
+        record = parse_json(line)  # refuses a duplicate key, of which pydantic takes the last
+        if isinstance(record, dict) and "question" not in record and record.keys() & OF_TRAINERS:
+            raise FieldError(
+                "record",
+                f"has the keys {', '.join(record)[:SHORT]} instead of a sample's: if another trainer reads this file, "
+                "python -m data_tools.sources makes samples of it (docs/data.md)",
+            )
         return Sample.model_validate_json(line)
     except ValidationError as error:
         raise first_fault(error) from error

@@ -135,16 +135,16 @@ def _below_root(field: str, given: str, folder: str, root: Path | None) -> str:
     Raises:
         FieldError: an absolute one that does not lie in the media root.
     """
-    path = PurePosixPath(given.removeprefix("file://"))
+    path = PurePosixPath(folder, given.removeprefix("file://"))
     if "://" in given.removeprefix("file://"):
         return given  # an address, which samples refuse
     if not path.is_absolute():
-        return str(PurePosixPath(folder, path))
+        return str(path)
     for above in (root.absolute(), root.resolve()) if root else ():
         if path.is_relative_to(above):
             return str(path.relative_to(above))
     what = f"which does not lie in the media root {root}" if root else "and media_root= is not given, to be relative to"
-    raise FieldError(field, f"{given!r} is an absolute path, {what}")
+    raise FieldError(field, f"{str(path)!r} is an absolute path, {what}")
 
 
 def shuffle_options(sample: Sample, seed: int) -> Sample:

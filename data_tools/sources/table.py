@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, model_validator
 
 from data_tools.files import JsonError, parse_json
 from data_tools.sample import FieldError
-from data_tools.sources.base import Item, Record, Source
+from data_tools.sources.base import Item, Record, Source, plain_question
 from data_tools.sources.readers import any_table
 from data_tools.sources.trainers import YOURS, answered
 from rewards.tasks import ANSWER_FORMS
@@ -65,7 +65,7 @@ class Row(Record):
         options = self.options if isinstance(self.options, list) else _options(self.options)
         if "" in options:
             raise FieldError("options", f"one of {options} is empty")
-        found: dict[str, Any] = {"video": self.video, "question": self.question}
+        found: dict[str, Any] = {"video": self.video, "question": plain_question(self.question)}
         found |= {name: text for name in ("id", "chain") if (text := getattr(self, name))}
         found |= {name: _number(name, text) for name in ("start", "end", "fps") if (text := getattr(self, name))}
         found |= {name: _json(name, text) for name in ("spans", "boxes", "events") if (text := getattr(self, name))}

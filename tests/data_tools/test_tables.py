@@ -202,6 +202,27 @@ def test_the_command_says_what_it_read_and_why_it_left_out_the_rest(tmp_path, ca
     assert not (tmp_path / "none.jsonl").exists() and (tmp_path / "none.quarantine.jsonl").stat().st_size
 
 
+def test_a_folder_of_videos_may_be_absolute_too(tmp_path):
+    settings = {"folder": f"{tmp_path}/videos/b", "root": tmp_path / "videos"}
+    (sample,), bad = read(tmp_path / "a.csv", HEADER + ROW.replace("Does", "<video>Does"), **settings)
+    assert not bad and (sample.video, sample.question) == ("b/a.mp4", "Does it pan?")
+
+
+def test_a_folder_is_not_written_over_and_said_before_the_work(tmp_path):
+    (tmp_path / "a.csv").write_text(HEADER + ROW)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match="out is a folder: name a file in it"):
+        run(tmp_path / "a.csv", tmp_path / "out")
+
+
+def test_records_of_another_trainer_in_place_of_samples_are_named(tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps(RECORD) + "\n")
+    with pytest.raises(
+        UserError, match="a.jsonl:1: record: has the keys problem, answer, videos instead of a sample's"
+    ):
+        next(read_samples(tmp_path / "a.jsonl"))
+
+
 def test_a_table_in_place_of_samples_is_named(tmp_path):
     (tmp_path / "a.csv").write_text(HEADER + ROW)
     with pytest.raises(UserError, match="a.csv: is a table, .*python -m data_tools.sources a.csv source=table split="):
