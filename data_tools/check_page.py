@@ -98,7 +98,8 @@ def _links(left: LeftOut, root: Path | None, page: Path) -> list[tuple[str, str]
     """Its clips and images, each with where the page finds it; empty where no such file is below the media root."""
     found = []
     for name in left.media:
-        there = root is not None and ".." not in Path(name).parts and os.path.isfile(root / name)
+        below = not os.path.isabs(name) and ".." not in Path(name).parts
+        there = root is not None and below and os.path.isfile(root / name)
         found.append((name, quote(os.path.relpath(root / name, page)) if root and there else ""))
     return found
 

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from zipfile import BadZipFile
+from tokenize import TokenError
+from zipfile import BadZipFile, ZipFile
 from zlib import error as ZlibError
 
 import numpy as np
@@ -25,6 +26,7 @@ from rewards.errors import UserError
 
 TUM = "timestamp tx ty tz qx qy qz qw"
 KEYS = ("camera_to_world", "fps", "focal", "width", "depth")
+LARGEST = 1 << 28  # bytes that an .npz may hold unpacked: two million poses
 
 
 class PoseError(UserError):
@@ -126,11 +128,16 @@ def _pose_of(words: list[str], where: str) -> list[float]:
 
 def _read_npz(path: Path) -> Poses:
     try:
+        with ZipFile(path) as packed:
+            if sum(part.file_size for part in packed.infolist()) > LARGEST:
+                raise PoseError(f"{path}: holds more than {LARGEST >> 20} MiB once it is unpacked")
         with np.load(path, allow_pickle=False) as file:
             if unknown := sorted(set(file.files) - set(KEYS)):
                 raise PoseError(f"{path}: unknown keys {', '.join(unknown)}; it takes {', '.join(KEYS)}")
             held = {key: np.asarray(file[key], dtype=float) for key in file.files}
-    except (BadZipFile, EOFError, TypeError, ValueError, ZlibError) as error:
+    except PoseError:
+        raise
+    except (BadZipFile, EOFError, MemoryError, TokenError, TypeError, ValueError, ZlibError) as error:
         raise PoseError(f"{path}: not an .npz of numbers: {error}") from error
     poses_P44 = held.get("camera_to_world")
     if poses_P44 is None or poses_P44.shape[1:] != (4, 4):

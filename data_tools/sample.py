@@ -211,6 +211,8 @@ class Sample(BaseModel):
 
     @model_validator(mode="after")
     def _has_what_its_task_needs(self) -> "Sample":
+        if half := re.search("[\ud800-\udfff]", json.dumps(self.model_dump(), ensure_ascii=False, default=str)):
+            raise ValueError(f"holds half a character, {ascii(half[0])}, which no file can hold")
         for field in NEEDS[self.task]:
             _CHECKS[field](self)
         if self.end is not None and (self.start or 0) >= self.end:

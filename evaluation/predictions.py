@@ -63,6 +63,14 @@ class Prediction(BaseModel):
                 record["response"] = str(said)
         return record
 
+    @field_validator("response", "error", "samples")
+    @classmethod
+    def _can_be_written(cls, said: str | list[str] | None) -> str | list[str] | None:
+        """Half a pair of UTF-16, which JSON can name and no file can hold, becomes a question mark."""
+        if isinstance(said, list):
+            return [one.encode(errors="replace").decode() for one in said]
+        return said and said.encode(errors="replace").decode()
+
     @field_validator("p_yes", "option_probs")
     @classmethod
     def _are_probabilities(cls, value: float | dict[str, float] | None) -> float | dict[str, float] | None:

@@ -208,8 +208,14 @@ def as_csv(table: Table) -> str:
             numbers = [value.value, value.low, value.high] if value else [None] * 3
             shown = ["" if number is None else repr(number) for number in numbers]
             how = [metric.averaging, metric.paper or "measured", table.interval, table.settings]
-            writer.writerow([" ".join(row.name.split()), row.kind, metric.name, *shown, *counts, *how])
+            cells = [" ".join(row.name.split()), row.kind, metric.name, *shown, *counts, *how]
+            writer.writerow([cell if 3 <= place < 9 else _no_formula(str(cell)) for place, cell in enumerate(cells)])
     return out.getvalue()
+
+
+def _no_formula(text: str) -> str:
+    """A cell that a spreadsheet takes for text: names may be a label file's."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 _LATEX = str.maketrans(

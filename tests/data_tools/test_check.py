@@ -5,6 +5,7 @@ from pathlib import Path
 
 import made_videos as videos
 import pytest
+from pydantic import ValidationError
 
 from data_tools.check import CheckArguments, CheckError, check_files
 from data_tools.cli import parse
@@ -252,6 +253,27 @@ def test_moments_that_end_after_the_clip_are_counted(tmp_path):
     write_samples(tmp_path / "rl.jsonl", [sample(1, spans=[[0, 9]], duration=8.0, **asked)])
     found = check_files([tmp_path / "rl.jsonl"], tmp_path / "out")
     assert found.notes["a moment that ends after its clip"] == 1
+
+
+def test_the_page_links_to_no_file_outside_of_the_media_root(tmp_path):
+    (tmp_path / "videos").mkdir()
+    lines = [sample(number).model_dump_json().replace(f"{number}.mp4", "/etc/passwd") for number in range(2)]
+    (tmp_path / "rl.jsonl").write_text("\n".join(lines))
+    check_files([tmp_path / "rl.jsonl"], tmp_path / "out", tmp_path / "videos")
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "/etc/passwd" in page and "href=" not in page and "<video src" not in page
+
+
+def test_half_a_character_is_quarantined(tmp_path):
+    """JSON can name it, and no file can hold it."""
+    lines = [sample(number).model_dump_json() for number in range(2)]
+    for name in ("extras", "chain"):
+        with pytest.raises(ValidationError, match="holds half a character, '.ud83d'"):
+            sample(3, **{name: {"a": ["\ud83d"]} if name == "extras" else "\ud83d?"})
+    lines.append(lines[0].replace('"id":"', '"id":"\\ud83d'))
+    (tmp_path / "rl.jsonl").write_text("\n".join(lines))
+    found = check_files([tmp_path / "rl.jsonl"], tmp_path / "out")
+    assert (found.kept, found.quarantined) == (2, 1)
 
 
 def test_the_page_trusts_no_text(tmp_path):

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from math import cos, radians, sin
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import pytest
@@ -170,6 +171,25 @@ NPZ_FAULTS = [
     ({"camera_to_world": changed(0, np.eye(4)), "focal": np.ones(3), "width": 64}, ".* for each of the 4 poses"),
     ({"camera_to_world": changed(0, np.eye(4)), "focal": np.array(-1), "width": 64}, "focal: needs one number above 0"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ("(10000000000, 4, 4)", "not an .npz of numbers"),  # whatever follows
+        ("(3, 4, 4", "not an .npz of numbers"),
+        ("(2200000, 4, 4)", "holds more than 256 MiB once it is unpacked"),  # zeros: a quarter of a megabyte
+    ],
+)
+def test_an_npz_file_takes_no_more_memory_than_poses_need(shape, message, tmp_path):
+    header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
+    with ZipFile(tmp_path / "a.npz", "w", ZIP_DEFLATED) as packed, packed.open("camera_to_world.npy", "w") as out:
+        out.write(content)
+        for _ in range(269 if "22" in shape else 0):
+            out.write(bytes(1 << 20))
+    with pytest.raises(PoseError, match=message):
+        read_poses(tmp_path / "a.npz")
 
 
 @pytest.mark.parametrize(("arrays", "message"), NPZ_FAULTS)

@@ -116,3 +116,11 @@ def test_predictions_are_read_in_the_form_that_camreasoner_s_authors_publish(tmp
     found = read_predictions(path, {"Pan_Left_2", "stable_or_shaky-3"})
     assert found["Pan_Left_2"].response == "<answer>B</answer>" and found["Pan_Left_2"].error is None
     assert found["stable_or_shaky-3"].error == "the engine failed"
+
+
+def test_half_a_character_of_a_response_becomes_a_question_mark(tmp_path: Path):
+    """JSON can name it; no file can hold it, and no page show it."""
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"id": 1, "response": "A\\ud83d", "samples": ["\\ud83d", "B"]}')
+    prediction = read_predictions(path, {"1"})["1"]
+    assert (prediction.response, prediction.samples) == ("A?", ["?", "B"])

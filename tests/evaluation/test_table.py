@@ -1,4 +1,5 @@
 import csv
+from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -91,6 +92,13 @@ def test_a_narrow_terminal_cuts_no_column():
     text = console.export_text()
     assert all(len(line) <= 80 for line in text.splitlines()) and "…" not in text
     assert all(f"metric {i}" in text and text.count(f"{100 * i / 9:.1f}") >= 2 for i in range(9))
+
+
+@pytest.mark.parametrize("name", ["=HYPERLINK(1)", "+1", "-1", "@SUM(1)"])
+def test_a_name_is_no_formula_of_a_spreadsheet(name):
+    row = FIELDS["rows"][0]
+    text = as_csv(Table(**FIELDS | {"rows": (replace(row, name=name), *FIELDS["rows"][1:])}))
+    assert f"\n'{name}," in text and f"\n{name}" not in text
 
 
 def test_names_are_escaped():

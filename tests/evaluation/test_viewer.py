@@ -336,7 +336,9 @@ def test_a_clip_is_served_in_parts_and_nothing_outside_of_the_media_root(client:
 
 def test_the_server_answers_to_this_machines_name_and_says_what_is_wrong_with_a_question(client: TestClient):
     assert client.get("/", headers={"Host": "evil.example"}).status_code == 400
-    assert "default-src 'none'" in client.get("/").headers["content-security-policy"]
+    headers = client.get("/").headers
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert headers["cross-origin-resource-policy"] == "same-origin" and "access-control-allow-origin" not in headers
     for query, said in (
         ({"view": "rollouts", "only": "x"}, "only: "),
         ({"view": "rollouts", "limit": PAGE + 1}, "limit: "),

@@ -15,19 +15,20 @@ if TYPE_CHECKING:
 
 
 def with_media(turns: list[dict[str, str]], shown: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The prompt's placeholders as content parts, as verl's data set makes them (verl 0.9.1, rl_dataset.py:330)."""
+    """The prompt's placeholders as content parts, as verl's data set makes them (verl 0.9.1, rl_dataset.py:330).
+
+    A published question may spell further ones, or those of another kind: they are text.
+    """
     left, parts = iter(shown), []
+    mark = VIDEO if shown[0]["type"] == "video" else IMAGE
     for turn in turns:
-        pieces = [piece for piece in _MARKS.split(turn["content"]) if piece]
+        pieces = [piece for piece in re.split(f"({mark})", turn["content"]) if piece]
         content: list[dict[str, Any]] | str = turn["content"]
-        if any(piece in (VIDEO, IMAGE) for piece in pieces):
+        if mark in pieces:
             texts = [{"type": "text", "text": piece} for piece in pieces]
-            content = [next(left) if piece in (VIDEO, IMAGE) else text for piece, text in zip(pieces, texts)]
+            content = [next(left, text) if piece == mark else text for piece, text in zip(pieces, texts)]
         parts.append({"role": turn["role"], "content": content})
     return parts
-
-
-_MARKS = re.compile(f"({VIDEO}|{IMAGE})")
 
 
 def items_of(sample: Sample, root: Path, media: Media) -> list[dict[str, Any]]:
