@@ -7,7 +7,8 @@ the answers to RL's questions.
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
@@ -18,14 +19,16 @@ import yaml
 
 from data_tools.exports import sample_of
 from data_tools.files import write_json
+from data_tools.prompt import Form, PromptError
 from data_tools.rendered import tiny_model
 from data_tools.rendered.tiny_answers import Example, obedient, warm_up_answers
 from data_tools.rendered.tiny_families import TinySettings
 from data_tools.run_folder import RunFolder
+from data_tools.sample import Sample
 from launch.compose import rendered_settings
 from launch.engines.environment import train_in_threads
+from launch.planning.prompts import form_of_set
 from launch.recipe import Recipe
-from rewards.scorer import schema_for
 
 VOCABULARY = 1024  # tokens of a run on files: prompts of many words, numbers
 EXAMPLES = 64  # questions that the form is learnt from
@@ -77,7 +80,8 @@ def _on_rendered(folder: RunFolder, recipe: Recipe, mark: Callable[[int, float],
 
 def _on_files(folder: RunFolder, recipe: Recipe, mark: Callable[[int, float], None]) -> Built:
     examples, texts = _examples(folder, recipe), _texts(folder)
-    texts += [example.response for example in examples]
+    asked = {turn["content"] for example in examples for turn in example.messages}
+    texts += sorted(asked.difference(texts)) + [example.response for example in examples]
     family = _family(recipe)
     tokenizer = tiny_model.build_tokenizer(texts, VOCABULARY, family)
     model = tiny_model.build_model(tokenizer, recipe.seed, TinySettings(family))
@@ -97,20 +101,37 @@ def _family(recipe: Recipe) -> str:
 
 
 def _examples(folder: RunFolder, recipe: Recipe) -> list[Example]:
-    """RL's first questions, each with obedient responses to any question of its task: the form, not the answers."""
+    """RL's first questions, each with obedient responses to any question of its task: the form, not the answers.
+
+    Evaluation sets may ask in other words, for another form: half of the examples are in theirs.
+    """
     path, rng = folder.verl_data("rl"), np.random.default_rng(recipe.seed)
     rows = pq.read_table(path).to_pylist()[:EXAMPLES] if path.exists() else []
-    samples = [sample_of(row["extra_info"]).model_dump() for row in rows]
+    samples = [sample_of(row["extra_info"]) for row in rows]
+    own, *others = _forms(recipe, samples)
     found = []
-    for row, sample in list(zip(rows, samples)) * 2:
-        alike = [other for other in samples if other["task"] == sample["task"]]
-        answered = alike[rng.integers(len(alike))]
-        if sample["options"]:
-            answered = answered | {"answer": ascii_uppercase[rng.integers(len(sample["options"]))]}
-        response = obedient(answered, schema_for(recipe.reward.model_dump(), sample["task"]))
+    for number, (row, sample) in enumerate(list(zip(rows, samples)) * 2):
+        form = others[number % len(others)] if others and number >= len(rows) else own
+        alike = [other for other in samples if other.task == sample.task]
+        answered = alike[rng.integers(len(alike))].model_dump()
+        if sample.options:
+            answered |= {"answer": ascii_uppercase[rng.integers(len(sample.options))]}
+        response = obedient(answered, form.schema_of(sample.task))
         clips, images = row["videos"], row.get("images") or []
         clip = Path(clips[0]["video"]) if clips else None
-        found.append(Example(row["prompt"], clip, response, [Path(image["image"]) for image in images]))
+        found.append(Example(form.messages(sample), clip, response, [Path(image["image"]) for image in images]))
+    return found
+
+
+def _forms(recipe: Recipe, samples: Sequence[Sample]) -> list[Form]:
+    """Training's form, and those of evaluation sets that differ and have words for RL's tasks."""
+    found = [Form(prompt=recipe.prompt, reward=recipe.reward.model_dump())]
+    for name in recipe.other_sets:
+        form = form_of_set(recipe, name)
+        with suppress(PromptError):
+            asked = [form.messages(sample) for sample in samples]
+            if form not in found and asked:
+                found.append(form)
     return found
 
 

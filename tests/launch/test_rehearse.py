@@ -3,17 +3,22 @@
 import asyncio
 
 import pytest
+from PIL import Image
 
+from data_tools.exports import export, verl_file
+from data_tools.media.stills import Still
 from data_tools.rehearsal import own
 from data_tools.rehearsal.judge import verdict
 from data_tools.sample import Sample, read_samples, write_samples
 from data_tools.synthesis.local_server import LocalEndpoint
 from launch import calibrate, plan, rehearse
 from launch.compose import compose_complete, compose_recipe
+from launch.engines import warm_up
 from launch.errors import LaunchError
 from launch.planning.fits import fits
 from launch.run import run_of
 from rewards.judges.build import build
+from rewards.response import parse
 
 
 @pytest.mark.parametrize("module", (rehearse, calibrate))
@@ -62,6 +67,26 @@ def test_the_engines_take_a_rehearsal_on_gpus(cluster):
     assert rendered["sft"]["deepspeed"].endswith("zero3_offload.json" if recipe.cluster.offload else "zero3.json")
     assert rendered["rl"]["trainer"]["n_gpus_per_node"] == recipe.cluster.gpus_per_node
     assert rendered["rl"]["actor_rollout_ref"]["rollout"]["enforce_eager"] is False
+
+
+def test_the_tiny_model_learns_the_words_of_training_and_of_each_evaluation_set(tmp_path):
+    """Half of the examples ask as the authors do at evaluation: a model that never saw that answers no question."""
+    recipe = compose_complete(rehearse.overrides_of(["experiment=camreasoner_authors", f"runs={tmp_path}"]))
+    run = run_of(recipe)
+    folder, root = run.paths, run.media_root
+    names = [f"{number}.jpg" for number in range(2)]
+    stills = {name: Still(name, 56, 56, "") for name in names}
+    for name in names:
+        root.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (56, 56)).save(root / name)
+    asked = {"task": "binary", "options": ["No", "Yes"], "answer": "B", "source": "mine", "split": "rl"}
+    questions = [Sample(id=name, images=[name], question="Does the camera pan?", **asked) for name in names]
+    export(questions, root, verl_file(folder.verl_data("rl"), root, stills, recipe.form))
+    examples = warm_up._examples(folder, recipe)
+    texts = [example.messages[-1]["content"] for example in examples]
+    at_evaluation = ["(e.g., A, B, C, D, etc.) within the <answer>...</answer>" in text for text in texts]
+    assert at_evaluation == [False, False, True, True] and [len(example.images) for example in examples] == [1] * 4
+    assert all(parse(example.response, "ota").ok for example in examples)
 
 
 def test_an_experiment_that_is_small_already_is_not_rehearsed():
