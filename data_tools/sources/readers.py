@@ -132,7 +132,7 @@ def parquet_rows(path: Path) -> Iterator[Item]:
             rows = (row for batch in batches for row in batch.to_pylist())
             for number, row in enumerate(rows, 1):
                 yield Item(file, str(number), row)
-        except pyarrow.ArrowException as error:
+        except (pyarrow.ArrowException, OSError) as error:
             raise SourceError(f"{file}: not a Parquet file: {str(error).splitlines()[0]}") from error
 
 

@@ -74,7 +74,7 @@ class Labelled(Record):
         columns = [given[key] for number in range(1, 8) if given.get(key := f"image_{number}")]
         options = given.get("options")
         if isinstance(options, str) and options.startswith("["):
-            with suppress(ValueError, SyntaxError):
+            with suppress(ValueError, SyntaxError, RecursionError, MemoryError):  # by how it is nested
                 options = literal_eval(options)
         return {"images": columns, **given, "options": options} if columns else {**given, "options": options}
 

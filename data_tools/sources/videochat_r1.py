@@ -182,8 +182,9 @@ class Grade(Record):
         listed = re.search(r"\[[^\]]*\]", self.instruction)
         try:
             options = ast.literal_eval(listed[0]) if listed else []
-        except (ValueError, SyntaxError) as error:
-            raise FieldError("instruction", f"its options are not a list: {listed and listed[0]}") from error
+        except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+            shown = listed and listed[0][:80]
+            raise FieldError("instruction", f"its options are not a list: {shown}") from error
         return {
             "id": self.video,
             "video": self.video,
