@@ -14,6 +14,7 @@ from data_tools.rehearsal import words
 from data_tools.rehearsal.clips import Camera
 from data_tools.run_folder import SCORES, RunFolder
 from evaluation.printed import papers
+from launch.compose import compose_complete
 from launch.recipe import ROOT
 
 RL_TASKS = {
@@ -43,8 +44,8 @@ def own_experiment(code: Path, clips: Path) -> None:
     )
 
 
-def rehearse(experiment: str, code: Path, runs: Path) -> Path:
-    command = [sys.executable, "-m", "launch.rehearse", f"experiment={experiment}", f"runs={runs}"]
+def rehearse(experiment: str, code: Path, runs: Path, *overrides: str) -> Path:
+    command = [sys.executable, "-m", "launch.rehearse", f"experiment={experiment}", f"runs={runs}", *overrides]
     done = subprocess.run(command, cwd=code, capture_output=True, text=True, timeout=1800, env=os.environ)
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return runs / "rehearsal" / experiment
@@ -79,3 +80,17 @@ def test_a_rehearsal_runs_every_stage_and_scores_every_set(experiment, tmp_path)
     tables = {path.stem for path in (run.report / "tables").glob("*.md")}
     of_paper = [name for name, spec in papers().items() if spec["experiment"] == experiment]
     assert "results" in tables and set(of_paper) <= tables and bool(of_paper) == (experiment != "mine")
+
+
+def test_captions_are_trained_on_and_scored_by_the_events_that_a_judge_finds(tmp_path):
+    """VideoChat-R1's Table 5, of whose sets DREAM-1K alone asks for captions."""
+    row = ["+ablation=videochat_r1_captions", "name=captions"]
+    sets = compose_complete(["experiment=videochat_r1", "eval=videochat_r1_published", "eval.root=."]).other_sets
+    others = [f"eval.sets.{name}=null" for name in sets if name != "dream1k"]
+    rehearse("videochat_r1", ROOT, tmp_path, *row, *others)
+    run = RunFolder(tmp_path / "rehearsal" / "captions")
+    rollouts = [record for path in sorted(run.rollouts.glob("*.jsonl")) for record in lines(path)]
+    assert {record["task"] for record in rollouts} == {"caption"}
+    assert {record["accuracy"] for record in rollouts} > {1.0} and any(record["advantage"] for record in rollouts)
+    scores = json.loads(run.scores("dream1k", "rl").read_text())
+    assert scores["n"] > 0 and scores["format_rate"] > 0

@@ -237,6 +237,7 @@ def test_plans_are_compared_key_by_key(tmp_path):
         plan.compare({}, tmp_path / "rl")
 
 
+@pytest.mark.e2e
 def test_trackers_reach_both_engines():
     rendered = plan.check(compose_recipe(["experiment=demo", "tracking=[wandb,mlflow]"])[0])
     assert rendered["sft"]["report_to"] == ["wandb", "mlflow"]

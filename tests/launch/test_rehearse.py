@@ -60,6 +60,7 @@ def test_a_rehearsal_on_gpus_is_the_same_study_on_the_engines_of_gpus(study, clu
     assert fits(on_gpus)[0] == []
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("cluster", ["one_gpu", "node_8gpu"])
 def test_the_engines_take_a_rehearsal_on_gpus(cluster):
     recipe = compose_complete(rehearse.overrides_of(["experiment=camreasoner", f"cluster={cluster}"]))
