@@ -73,8 +73,9 @@ def run_server(command: list[str]) -> None:
     import uvloop
     from vllm.entrypoints.openai import api_server
 
-    import launch.engines.vllm.media  # noqa: F401  # makes the connector of MEDIA_ENV known
+    from launch.engines.vllm.media import take_usual_pictures_only  # and the connector of MEDIA_ENV is known
 
+    take_usual_pictures_only()
     api_server.cli_env_setup()
     parsed = api_server.make_arg_parser(api_server.FlexibleArgumentParser()).parse_args(command)
     api_server.validate_parsed_serve_args(parsed)

@@ -1,6 +1,7 @@
 """Serving: on loopback, with the run's budgets, and never on a port that is taken."""
 
 import socket
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -109,10 +110,10 @@ def test_a_request_reads_what_was_named_and_nothing_else(tmp_path, monkeypatch):
     assert str(tmp_path) not in str(missing.value)
 
 
-def test_images_are_read_by_the_same_rule(tmp_path, tiny_recipe):
+def test_images_are_read_by_the_same_rule(tmp_path, tiny_recipe, monkeypatch):
     from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY
 
-    from launch.engines.vllm.media import NAME
+    from launch.engines.vllm.media import NAME, take_usual_pictures_only
 
     folder = tmp_path / "media"
     folder.mkdir()
@@ -126,6 +127,15 @@ def test_images_are_read_by_the_same_rule(tmp_path, tiny_recipe):
     ):
         with pytest.raises(ValueError, match=why):
             connector.fetch_image(url)
+    monkeypatch.setattr(Image, "ID", [*Image.ID])
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    (tmp_path / "gs").chmod(0o755)
+    take_usual_pictures_only()
+    page = b64encode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n").decode()
+    with pytest.raises(ValueError, match="load image"):  # answered with 400
+        connector.fetch_image(f"data:image/png;base64,{page}")
+    assert not (tmp_path / "started").exists()
     recipe = with_images(tiny_recipe(), 3, 50_176)
     options = server_arguments(recipe, Path("m"), "m", "127.0.0.1", 8000, folder)
     assert '--limit-mm-per-prompt={"image": 3, "video": 1}' in options

@@ -4,8 +4,11 @@ from pathlib import Path
 from typing import Any
 from urllib.request import url2pathname
 
+from PIL import Image
 from vllm.exceptions import VLLMNotFoundError
 from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY, MediaConnector
+
+from data_tools.media.stills import FORMATS
 
 NAME = "camreasoner"  # by which VLLM_MEDIA_CONNECTOR chooses it
 
@@ -30,3 +33,11 @@ class NamedMedia(MediaConnector):
         if not path.is_file():
             raise VLLMNotFoundError("no such file below the folder whose clips requests may name")
         return media_io.load_file(path)
+
+
+def take_usual_pictures_only() -> None:
+    """Have Pillow take a request's picture for one of the usual formats, whatever it holds: of its others some start
+    programs (EPS: Ghostscript).
+    """
+    Image.init()  # all that it knows
+    Image.ID[:] = FORMATS
