@@ -175,5 +175,9 @@ def frame_size(width: int, height: int, budget: Budget | Stills) -> tuple[int, i
         grow = sqrt(budget.min_pixels / (width * height))
         wide, high = (ceil(length * grow / side) * side for length in (width, height))
     if not budget.min_pixels <= wide * high <= budget.max_pixels or max(wide, high) > 180 * min(wide, high):
-        raise ClipError("shape", f"{width} x {height} pixels do not fit into {budget.max_pixels}")
+        raise ClipError(
+            "shape",
+            f"{width} x {height} pixels are too narrow for the budget of {budget.min_pixels} to {budget.max_pixels} in "
+            f"squares of {side} x {side}: take one of more pixels (media.max_pixels)",
+        )
     return wide, high

@@ -84,7 +84,7 @@ def csv_rows(path: Path) -> Iterator[Item]:
 
 
 def _rows(file: Path, lines: Iterator[str]) -> Iterator[Item]:
-    first = next((line for line in lines if line.strip()), "")
+    first = next((line for line in lines if line.strip() and not line.lower().startswith("sep=")), "")  # Excel's hint
     delimiter = max("\t;," if file.suffix.lower() == ".tsv" else ",;\t", key=first.count)
     rows, begins = csv.reader(chain([first], lines), delimiter=delimiter, strict=True), 1
     try:
@@ -117,7 +117,7 @@ def _not_utf8(file: Path) -> str:
             line.decode()
         except UnicodeDecodeError as error:
             what = f"line {number} is not text in UTF-8 ({error.reason} at byte {error.start})"
-            return f"{what}: save it as CSV UTF-8, or write it anew, `iconv -f WINDOWS-1252 -t UTF-8`"
+            return f"{what}: save it as UTF-8 (a table as CSV UTF-8), or turn it, `iconv -f WINDOWS-1252 -t UTF-8`"
     return "not text in UTF-8"
 
 
@@ -198,4 +198,7 @@ def _stream(file: Path, prefix: str) -> Iterator[Any]:
                 count += 1
                 yield element
         except (ijson.JSONError, UnicodeDecodeError) as error:
-            raise SourceError(f"{file}: broken after record {count}: {str(error).splitlines()[0]}") from error
+            said = error.args[0] if error.args else ""
+            text = said.decode(errors="replace") if isinstance(said, bytes) else str(error)
+            why = _not_utf8(file) if isinstance(error, UnicodeDecodeError) or "UTF8" in text else text.splitlines()[0]
+            raise SourceError(f"{file}: broken after record {count}: {why}") from error

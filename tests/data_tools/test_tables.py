@@ -29,6 +29,7 @@ def read(path: Path, content: str | bytes, source: str = "table", **settings) ->
     ("name", "content"),
     [
         ("semicolons.csv", (HEADER + ROW).replace(",", ";")),
+        ("hint.csv", "sep=;\r\n" + (HEADER + ROW).replace(",", ";")),
         ("tabs.csv", (HEADER + ROW).replace(",", "\t")),
         ("commas.tsv", HEADER + ROW),
         ("UPPER.CSV", HEADER + ROW),
@@ -60,7 +61,7 @@ def test_a_quote_that_is_not_closed_swallows_no_rows(tmp_path):
 
 
 def test_a_table_of_another_encoding_is_named_with_its_line(tmp_path):
-    with pytest.raises(SourceError, match=r"a.csv: line 3 is not text in UTF-8 .*save it as CSV UTF-8.*iconv"):
+    with pytest.raises(SourceError, match=r"a.csv: line 3 is not text in UTF-8 .*a table as CSV UTF-8.*iconv"):
         read(tmp_path / "a.csv", (HEADER + ROW + ROW.replace("a.mp4", "Ä.mp4")).encode("cp1252"))
 
 
@@ -110,6 +111,14 @@ def test_cells_are_read_as_they_are_meant(tmp_path):
 def test_a_list_and_lines_are_told_apart_by_their_content(name, content, tmp_path):
     samples, bad = read(tmp_path / name, content, "easyr1")
     assert len(samples) == 2 and not bad
+
+
+def test_json_of_another_encoding_is_named_with_its_line(tmp_path):
+    text = json.dumps([RECORD, RECORD | {"problem": "Fährt sie?"}], indent=1, ensure_ascii=False)
+    with pytest.raises(
+        SourceError, match=r"a.json: broken after record 1: line 10 is not text in UTF-8 .*iconv[^\n]*$"
+    ):
+        read(tmp_path / "a.json", text.encode("cp1252"), "easyr1")
 
 
 def test_a_folder_of_tables_is_read(tmp_path):
