@@ -97,7 +97,7 @@ def recipe_of(run: RunFolder) -> dict[str, Any]:
     """
     try:
         recipe = yaml.safe_load(need(run.recipe, "data").read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise RunError(f"{run.recipe}: not YAML ({error}): run the stage 'data' again") from error
     if not isinstance(recipe, dict):
         raise RunError(f"{run.recipe}: not a recipe: run the stage 'data' again")

@@ -94,7 +94,7 @@ def _recipe_of(run_folder: Path) -> Recipe:
     path = RunFolder(run_folder).recipe
     try:
         recipe = Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise LaunchError(f"{path} was cut or edited, and is not YAML ({' '.join(str(error).split())})") from error
     except ValidationError as error:
         raise LaunchError("\n  ".join([f"{path} is not a recipe of this version:", *problems(error)])) from error

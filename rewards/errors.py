@@ -28,5 +28,6 @@ def problems(error: "ValidationError", whole: str = "") -> list[str]:
 def _written(fault: "ErrorDetails") -> str:
     """How one text is given where several are wanted: `tracking=wandb` is `[wandb]`."""
     text = fault["input"]
-    forms = {"list_type": f": [{text}]", "dict_type": f": {{name: {text}}}"}
-    return forms.get(fault["type"], "") if isinstance(text, str) and len(text) < SHORT else ""
+    if not isinstance(text, str) or len(text) >= SHORT:  # a YAML file of a kilobyte can hold a list of gigabytes
+        return ""
+    return {"list_type": f": [{text}]", "dict_type": f": {{name: {text}}}"}.get(fault["type"], "")

@@ -70,10 +70,19 @@ def test_a_model_that_is_no_longer_this_runs_is_refused(run_folder, tiny_recipe)
             chosen_model(str(run_folder), "camreasoner")
 
 
-@pytest.mark.parametrize("content", [b"a: [", b"\xff\xfe\x00", b"a: b: c"])
+@pytest.mark.parametrize("content", [b"a: [", b"\xff\xfe\x00", b"a: b: c", b"[" * 5000])
 def test_a_recipe_that_was_cut_is_named(run_folder, content):
     (run_folder / "recipe.yaml").write_bytes(content)
     with pytest.raises(LaunchError, match=r"recipe\.yaml was cut or edited"):
+        chosen_model(str(run_folder), "camreasoner")
+
+
+def test_a_small_recipe_that_stands_for_a_huge_one_is_named(run_folder):
+    """Each line is nine times the one before: gigabytes, were it ever written out."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10)]
+    (run_folder / "recipe.yaml").write_text("\n".join([*lines, "tracking: *a9", "rl: *a9"]))
+    with pytest.raises(LaunchError, match=r"recipe\.yaml is not a recipe of this version"):
         chosen_model(str(run_folder), "camreasoner")
 
 
