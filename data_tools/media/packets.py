@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from data_tools.files import mistaken
+from data_tools.files import bytes_at, mistaken
 from data_tools.media.child import ClipError
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics of ISO/IEC 23091-2
 MISSING = 0.1  # share of what a header promises; headers are not exact
 SAME_S = 1e-5  # starts that differ by less are the same, in different units
 MOST_PIXELS = 2**27  # of a frame, twice those of 16 x 8 k; a file of some kilobytes may ask for 100 times as many
+# Beginnings of files (FLV, MPEG-PS, SWF) whose streams FFmpeg finds behind the header: PyAV 16 crashes there with
+# options, of which it has a set for each stream of the header.
+LATE_STREAMS = (b"FLV", b"\0\0\1\xba", b"FWS", b"CWS")
 # FFmpeg's formats that hold no frames, and name files or streams that do: anywhere, past `clip_path`.
 NAME_OTHERS = ("concat", "dash", "hls", "image2", "lavfi", "rtp", "rtsp", "sap", "sdp")
 
@@ -102,7 +105,8 @@ def open_video(path: Path) -> Any:
     """
     import av
 
-    limit = {"max_pixels": str(MOST_PIXELS)}  # frames are decoded already when a file is opened
+    late = path.is_file() and bytes_at(path, 0, 4).startswith(LATE_STREAMS)
+    limit = {} if late else {"max_pixels": str(MOST_PIXELS)}  # frames are decoded already when a file is opened
     container = av.open(str(path.absolute()), options=limit)  # a relative `concat:a` or `http:a` would be an address
     name = container.format.name
     if name in NAME_OTHERS and (name != "image2" or "%" in str(path)):  # without a pattern it is one picture
