@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from data_tools.cli import UsageError
 from data_tools.files import whole_folder
 from launch.cluster.launchers import run_stage
 from launch.command import composing_command
@@ -44,6 +45,11 @@ def writers() -> dict[str, Callable[[Path, int], None]]:
     }
 
 
+def experiment_of(arguments: Sequence[str]) -> str:
+    """The experiment's own name; other keys may be of what the shrinking layer brings, such as a published set."""
+    return str(compose_config([one for one in arguments if one.startswith("experiment=")]).experiment)
+
+
 def overrides_of(arguments: Sequence[str]) -> list[str]:
     """The command line of a stage: the user's, the shrinking layer, and the name of the run.
 
@@ -53,7 +59,7 @@ def overrides_of(arguments: Sequence[str]) -> list[str]:
     Raises:
         LaunchError: an experiment that is small already.
     """
-    experiment = str(compose_config(arguments).experiment)
+    experiment = experiment_of(arguments)
     if experiment.startswith("demo"):
         raise LaunchError(f"experiment={experiment} runs on this machine as it is: make demo EXPERIMENT={experiment}")
     layer = experiment if experiment in group_files("rehearsal") else "own"
@@ -115,14 +121,19 @@ def run_stages(recipe: Recipe, overrides: Sequence[str]) -> dict[str, float]:
 
 
 def paper_tables(run: Run, experiment: str) -> list[str]:
-    """Fill the tables of the study's paper from the rehearsal; their names."""
+    """Fill the tables of the study's paper whose benchmarks were asked, and say which were not; their names."""
     from evaluation.papers import build
     from evaluation.printed import papers
     from evaluation.table import write_tables
 
-    names = [name for name, spec in papers().items() if spec["experiment"] == experiment]
-    write_tables(run.paths.report / "tables", [build(name, {str(run.folder): run.folder})[0] for name in names])
-    return names
+    tables = {}
+    for name in (name for name, spec in papers().items() if spec["experiment"] == experiment):
+        try:
+            tables[name] = build(name, {str(run.folder): run.folder})[0]
+        except UsageError as error:  # the user left out its sets
+            console.print(f"  without {name}: {error}", markup=False)
+    write_tables(run.paths.report / "tables", list(tables.values()))
+    return list(tables)
 
 
 @composing_command
@@ -130,7 +141,7 @@ def main() -> None:
     arguments = quoted(sys.argv[1:])
     overrides = overrides_of(arguments)
     recipe = compose_complete(overrides)
-    run, experiment = run_of(recipe), str(compose_config(arguments).experiment)
+    run, experiment = run_of(recipe), experiment_of(arguments)
     with owned(run.paths.lock, "rehearsal"):
         shutil.rmtree(run.folder)
     console.print(f"[bold]rehearsal[/] of {experiment} → {run.folder}")

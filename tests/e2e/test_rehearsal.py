@@ -16,6 +16,7 @@ from data_tools.run_folder import SCORES, RunFolder
 from evaluation.printed import papers
 from launch.compose import compose_complete
 from launch.recipe import ROOT
+from launch.rehearse import overrides_of
 
 RL_TASKS = {
     "camreasoner": {"binary"},
@@ -85,7 +86,7 @@ def test_a_rehearsal_runs_every_stage_and_scores_every_set(experiment, tmp_path)
 def test_captions_are_trained_on_and_scored_by_the_events_that_a_judge_finds(tmp_path):
     """VideoChat-R1's Table 5, of whose sets DREAM-1K alone asks for captions."""
     row = ["+ablation=videochat_r1_captions", "name=captions"]
-    sets = compose_complete(["experiment=videochat_r1", "eval=videochat_r1_published", "eval.root=."]).other_sets
+    sets = compose_complete(overrides_of(["experiment=videochat_r1"])).other_sets
     others = [f"eval.sets.{name}=null" for name in sets if name != "dream1k"]
     rehearse("videochat_r1", ROOT, tmp_path, *row, *others)
     run = RunFolder(tmp_path / "rehearsal" / "captions")

@@ -90,6 +90,12 @@ def test_the_tiny_model_learns_the_words_of_training_and_of_each_evaluation_set(
     assert all(parse(example.response, "ota").ok for example in examples)
 
 
+def test_a_set_of_the_shrinking_layer_can_be_left_out():
+    given = ["experiment=videochat_r1", "eval.sets.charades_sta=null"]
+    sets = compose_complete(rehearse.overrides_of(given)).other_sets
+    assert "charades_sta" not in sets and "dream1k" in sets
+
+
 def test_an_experiment_that_is_small_already_is_not_rehearsed():
     with pytest.raises(LaunchError, match="make demo EXPERIMENT=demo_videop2r"):
         rehearse.overrides_of(["experiment=demo_videop2r"])
