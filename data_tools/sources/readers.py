@@ -1,17 +1,23 @@
 """Published files as streams of items: whatever their size, one record at a time is in memory."""
 
 import csv
+import re
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from io import TextIOWrapper
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+import numpy as np
 
 from data_tools.files import LONGEST_LINE, JsonError, duplicate_key, open_text, parse_json, read_lines
 from data_tools.sample import FieldError
 from data_tools.sources.base import Item, Items, SourceError
 
+DEEPEST = 100  # levels of values within values; published records have five at most
+_ESCAPE, _OPENING = re.compile(rb"\\.", re.DOTALL), tuple(b"[{")
+_NO_BRACKETS = bytes(set(range(256)).difference(b"[]{}"))
 JSON = (".json", ".jsonl", ".ndjson")
 LABELS = (*JSON, ".csv", ".tsv", ".parquet")  # endings of label files, in a folder of them too
 
@@ -178,6 +184,38 @@ def _fault(content: Any) -> FieldError | None:
     return next((fault for each in inner if isinstance(each, (dict, list)) and (fault := _fault(each))), None)
 
 
+class _Shallow:
+    """A stream of JSON for ijson, whose names of places take the square of the levels of nesting in memory."""
+
+    def __init__(self, stream: BinaryIO, file: Path) -> None:
+        self._stream, self._file = stream, file
+        self._depth, self._inside, self._escaped = 0, 0, False
+        self.deepest = 0  # levels in what was read last
+
+    def read(self, size: int = -1) -> bytes:
+        """As of any file.
+
+        Raises:
+            SourceError: values are nested deeper than DEEPEST.
+        """
+        chunk = self._stream.read(size)
+        if not chunk:
+            return chunk
+        text = _ESCAPE.sub(b"", chunk[self._escaped :])
+        self._escaped = text.endswith(b"\\")
+        parts = text.split(b'"')  # within strings and outside of them, in turn
+        brackets = np.frombuffer(b"".join(parts[self._inside :: 2]).translate(None, _NO_BRACKETS), np.uint8)
+        self._inside = (self._inside + len(parts) - 1) % 2
+        depths = self._depth + np.cumsum(np.where(np.isin(brackets, _OPENING), 1, -1))
+        if depths.size:
+            self._depth, self.deepest = int(depths[-1]), int(depths.max())
+            if self.deepest > DEEPEST:
+                raise SourceError(
+                    f"{self._file}: values are nested in more than {DEEPEST} levels: not a file of records"
+                )
+        return chunk
+
+
 def _stream(file: Path, prefix: str) -> Iterator[Any]:
     """Elements of the outermost array (`item`) or entries of the outermost object (an empty prefix)."""
     import ijson
@@ -194,7 +232,7 @@ def _stream(file: Path, prefix: str) -> Iterator[Any]:
         read = ijson.items if prefix else ijson.kvitems
         count = 0
         try:
-            for element in read(stream, prefix, use_float=True, map_type=_Object):
+            for element in read(_Shallow(stream, file), prefix, use_float=True, map_type=_Object):
                 count += 1
                 yield element
         except (ijson.JSONError, UnicodeDecodeError) as error:

@@ -17,6 +17,7 @@ from data_tools.quarantine import Quarantine, Rejected
 from data_tools.sample import Sample, SampleError, read_samples
 from data_tools.sources import SOURCES, named, read_source, shuffle_options
 from data_tools.sources.base import SourceError, by_option, inner_answer, plain_options
+from data_tools.sources.readers import _Shallow, json_array
 from rewards.tasks import check_sample
 
 SHARED = Path(os.environ.get("CAMREASONER_SHARED_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
@@ -424,6 +425,34 @@ def test_sample_files_survive_the_same(tmp_path):
         path.write_bytes(line + b"\n" + bad)
         with pytest.raises(SampleError, match=message):
             list(read_samples(path))
+
+
+def test_lists_that_nest_without_end_are_refused(tmp_path):
+    """Of 200,000 levels the parser alone would take more memory than there is."""
+    (tmp_path / "a.json").write_text("[" * 200_000)
+    with pytest.raises(SourceError, match=r"a\.json: values are nested in more than 100 levels"):
+        list(json_array(tmp_path / "a.json"))
+
+
+def depth(value) -> int:
+    if not isinstance(value, list | dict):
+        return 0
+    return 1 + max(map(depth, value.values() if isinstance(value, dict) else value), default=0)
+
+
+VALUES = st.recursive(
+    st.text('[]{}"\\x', max_size=6),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text('[{"\\', max_size=3), inner),
+)
+
+
+@given(VALUES, st.integers(1, 9))
+def test_levels_are_counted_outside_of_strings_however_the_file_is_cut(value, size):
+    stream = _Shallow(io.BytesIO(json.dumps(value).encode()), Path("a.json"))
+    deepest = 0
+    while stream.read(size):
+        deepest = max(deepest, stream.deepest)
+    assert deepest == depth(value)
 
 
 def test_arrays_are_streamed(tmp_path):
