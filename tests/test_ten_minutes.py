@@ -58,6 +58,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.e2e
 def test_every_command_before_the_engines_runs(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CAMREASONER_RECIPES", str(folder / "recipes"))
     run, left = [], set()

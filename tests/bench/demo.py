@@ -1,6 +1,6 @@
 """The demo's result over seeds and harmless changes of the numerics: each seed's clips, trained on once per change.
 
-A run that is there is not repeated, so that the table may grow over days. About 13 minutes a run on two idle cores.
+A run that is there is not repeated, so that the table may grow over days. About 11 minutes a run on two idle cores.
 """
 
 import json

@@ -16,6 +16,8 @@ from data_tools.sources import named, read_source
 from evaluation.benchmarks import BENCHMARKS, read_labels
 from rewards.motions import NAMES
 
+pytestmark = pytest.mark.e2e  # all files of three studies are made
+
 STUDIES: tuple[ModuleType, ...] = (camreasoner, videop2r, videochat_r1)
 ANNOTATIONS = "videochat_r1/Annotations"
 SFT = "camreasoner/LLaMA-Factory/data/camerabench_sft.json"

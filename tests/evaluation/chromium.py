@@ -88,9 +88,9 @@ def browser() -> Iterator[Page]:
                 root.send(json.dumps({"id": 1, "method": "Target.getTargets"}))
                 targets = json.loads(root.recv(timeout=WITHIN_S))["result"]["targetInfos"]
             tab = next(each["targetId"] for each in targets if each["type"] == "page")
-            with connect(
-                f"ws://127.0.0.1:{number}/devtools/page/{tab}", max_size=None, open_timeout=WITHIN_S
-            ) as socket:
+            address = f"ws://127.0.0.1:{number}/devtools/page/{tab}"
+            # A page whose server has ended answers no farewell.
+            with connect(address, max_size=None, open_timeout=WITHIN_S, close_timeout=1) as socket:
                 yield Page(socket)
         finally:
             process.terminate()

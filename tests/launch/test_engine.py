@@ -89,6 +89,7 @@ def test_a_rank_that_fails_under_torchrun_shows_its_own_reason(launch):
         launch(TORCHRUN)
 
 
+@pytest.mark.e2e
 def test_a_full_disk_is_named_as_the_cause(launch, monkeypatch):
     with pytest.raises(LaunchError, match="a disk is full"):
         launch("open('/dev/full', 'wb', 0).write(b'x')")
@@ -108,6 +109,7 @@ def test_a_silent_engine_is_killed(launch):
 COMPUTES = "import time\nend = time.monotonic() + 60\nwhile time.monotonic() < end: pass"
 
 
+@pytest.mark.e2e
 def test_an_engine_that_computes_in_silence_has_more_time(launch, monkeypatch):
     monkeypatch.setattr(activity.Activity, "seen", lambda *_: True)
     limit = f"cluster.time_limit_minutes={1 / 60}"
@@ -142,6 +144,7 @@ def test_a_gpu_that_computes_is_life(monkeypatch):
     assert activity.busiest_gpu() == 0
 
 
+@pytest.mark.e2e
 def test_an_engine_with_progress_and_no_output_is_not_killed(launch):
     begin = time.monotonic()
     launch(
@@ -152,6 +155,7 @@ def test_an_engine_with_progress_and_no_output_is_not_killed(launch):
     )
 
 
+@pytest.mark.e2e
 def test_child_processes_that_an_engine_leaves_are_killed(launch):
     log = launch(
         "import subprocess, time\n"

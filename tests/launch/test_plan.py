@@ -248,6 +248,7 @@ def test_trackers_reach_both_engines():
         compose_recipe(["experiment=demo", "tracking=[comet]"])
 
 
+@pytest.mark.e2e
 def test_needs_are_shown_with_their_bars():
     text = planned("experiment=camreasoner", "cluster=ray_cluster", "rl.rollout.gpu_memory_utilization=0.75")
     assert "GPU in RL updates" in text and "GPU-hours" in text and "of 1,000: engines" in text

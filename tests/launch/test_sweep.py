@@ -155,6 +155,7 @@ def fake_stages(monkeypatch, failing: str) -> list[tuple[str, str]]:
     return asked
 
 
+@pytest.mark.e2e
 def test_a_failed_point_does_not_end_the_sweep(runs, monkeypatch, capsys, tmp_path):
     asked = fake_stages(monkeypatch, failing="0.1")
     monkeypatch.chdir(tmp_path)
