@@ -7,7 +7,7 @@ import tempfile
 import time
 from base64 import b64decode
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,10 @@ from websockets.sync.client import connect
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WITHIN_S = 30
+
+
+class LeftPage(Exception):
+    """The tab went on to another page while a script ran in it."""
 
 
 class Page:
@@ -31,6 +35,8 @@ class Page:
         while True:
             said = json.loads(self.socket.recv(timeout=WITHIN_S))
             if said.get("id") == self._last:
+                if "navigated" in said.get("error", {}).get("message", ""):
+                    raise LeftPage(said)
                 assert "error" not in said, said
                 return said["result"]
             self._note(said)
@@ -51,12 +57,14 @@ class Page:
         return done["result"].get("value")
 
     def until(self, script: str) -> Any:
-        """The value of an expression as soon as it is true."""
+        """The value of an expression as soon as it is true, on this page or the one that the tab is on the way to."""
         end = time.monotonic() + WITHIN_S
-        while not (value := self.run(script)):
+        while True:
+            with suppress(LeftPage):
+                if value := self.run(script):
+                    return value
             assert time.monotonic() < end, f"never true: {script}; {self.errors}"
             time.sleep(0.05)
-        return value
 
     def open(self, address: str) -> None:
         self.send("Page.navigate", url=address)
