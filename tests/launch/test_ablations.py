@@ -54,6 +54,7 @@ def rehearsed(tmp_path_factory):
     return given
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_every_ablation_can_be_rehearsed(name, rehearsed):
     study = next(study for study in STUDIES if name.startswith(study))
