@@ -10,6 +10,7 @@ from string import ascii_uppercase
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticSerializationError
 
 from data_tools.files import LONGEST_LINE, JsonError, parse_json, read_lines, require_lines, whole_file
 from rewards.errors import SHORT, UserError
@@ -211,8 +212,10 @@ class Sample(BaseModel):
 
     @model_validator(mode="after")
     def _has_what_its_task_needs(self) -> "Sample":
-        if half := re.search("[\ud800-\udfff]", json.dumps(self.model_dump(), ensure_ascii=False, default=str)):
-            raise ValueError(f"holds half a character, {ascii(half[0])}, which no file can hold")
+        try:
+            self.model_dump_json()
+        except PydanticSerializationError as error:
+            raise ValueError(f"holds half a character, or another value that no file can hold: {error}") from error
         for field in NEEDS[self.task]:
             _CHECKS[field](self)
         if self.end is not None and (self.start or 0) >= self.end:
@@ -332,9 +335,7 @@ def parse_sample(line: bytes) -> Sample:
     if len(line) > LONGEST_LINE:
         raise FieldError("record", f"the line is longer than {LONGEST_LINE >> 20} MiB")
     if line.lstrip().startswith(b"["):
-        raise FieldError(
-            "record", "Input should be an object, not a list: samples are one a line, as `jq -c '.[]'` writes a list"
-        )
+        raise FieldError("record", "Input should be an object, not a list: one sample a line, as `jq -c '.[]'` gives")
     try:
         record = parse_json(line)  # refuses a duplicate key, of which pydantic takes the last
         if isinstance(record, dict) and "question" not in record and record.keys() & OF_TRAINERS:

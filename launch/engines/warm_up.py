@@ -128,9 +128,10 @@ def _forms(recipe: Recipe, samples: Sequence[Sample]) -> list[Form]:
     found = [Form(prompt=recipe.prompt, reward=recipe.reward.model_dump())]
     for name in recipe.other_sets:
         form = form_of_set(recipe, name)
-        with suppress(PromptError):
-            asked = [form.messages(sample) for sample in samples]
-            if form not in found and asked:
+        with suppress(PromptError):  # it has no words for one of RL's tasks
+            for sample in samples:
+                form.messages(sample)
+            if form not in found:
                 found.append(form)
     return found
 

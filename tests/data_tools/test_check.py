@@ -77,7 +77,7 @@ def test_a_list_in_place_of_lines_is_told_what_to_do(tmp_path):
     path.write_text(f"[{sample(1).model_dump_json()}]")
     check_files([path], tmp_path / "out")
     assert quarantine(tmp_path / "out") == {
-        "1": "record: Input should be an object, not a list: samples are one a line, as `jq -c '.[]'` writes a list"
+        "1": "record: Input should be an object, not a list: one sample a line, as `jq -c '.[]'` gives"
     }
 
 
@@ -268,7 +268,7 @@ def test_half_a_character_is_quarantined(tmp_path):
     """JSON can name it, and no file can hold it."""
     lines = [sample(number).model_dump_json() for number in range(2)]
     for name in ("extras", "chain"):
-        with pytest.raises(ValidationError, match="holds half a character, '.ud83d'"):
+        with pytest.raises(ValidationError, match="holds half a character, .*'.ud83d'"):
             sample(3, **{name: {"a": ["\ud83d"]} if name == "extras" else "\ud83d?"})
     lines.append(lines[0].replace('"id":"', '"id":"\\ud83d'))
     (tmp_path / "rl.jsonl").write_text("\n".join(lines))
