@@ -4,7 +4,7 @@ verl stores them with every rollout (0.9.1, trainer/ppo/v1/agent_loop_tq.py:202)
 64 frames.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import transfer_queue as tq
@@ -15,18 +15,25 @@ from launch.verl_plugin.queue import plain
 FIELD, OF = "multi_modal_inputs", "pixels_of"
 
 
-def without_pixels(features: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """Features of a rollout that shows what the row `key` of the queue shows; grids and seconds stay, for positions."""
-    kept = {name: value for name, value in features.items() if not name.startswith("pixel_values")}
-    return kept | {OF: key}
+def as_stored(features: Mapping[str, Any], key: str, first: bool) -> dict[str, Any]:
+    """Features of a rollout of the prompt whose first rollout is the row `key` of the queue.
+
+    Args:
+        first: whether it is that row, which holds the pixels; grids and seconds are in all, for positions.
+    """
+    return {name: value for name, value in features.items() if first or not _is_pixels(name)} | {OF: key}
 
 
-async def with_pixels(data: Any, keys: Sequence[str], partition_id: str) -> None:
+def _is_pixels(name: str) -> bool:
+    return name.startswith("pixel_values")
+
+
+async def with_pixels(data: Any, partition_id: str) -> None:
     """Give rows read from the queue the pixels that they refer to; the rollouts of a prompt share the tensor.
 
     Args:
-        data: of the rows `keys`, changed in place. Where a row refers to one that is not among them, as where a group
-            is split over ranks, that one is read too.
+        data: changed in place. Where a row refers to one that is not among them, as where a group is split over
+            ranks, that one is read too.
     """
     if FIELD not in data.keys():  # noqa: SIM118 (no dict)
         return
@@ -34,17 +41,17 @@ async def with_pixels(data: Any, keys: Sequence[str], partition_id: str) -> None
     wanted = {value[OF] for value in found if OF in value}
     if not wanted:
         return
-    rows = dict(zip(keys, found))
-    if others := sorted(wanted - rows.keys()):
+    firsts = {value[OF]: value for value in found if OF in value and any(map(_is_pixels, value))}
+    if others := sorted(wanted - firsts.keys()):
         read = await tq.async_kv_batch_get(keys=others, partition_id=partition_id, select_fields=[FIELD])
-        rows |= zip(others, plain(read[FIELD]))
-    data[FIELD] = NonTensorStack(*(_whole(value, rows) for value in found))
+        firsts |= zip(others, plain(read[FIELD]))
+    data[FIELD] = NonTensorStack(*(_whole(value, firsts) for value in found))
 
 
-def _whole(features: dict[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _whole(features: dict[str, Any], firsts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     if OF not in features:
         return features
-    pixels = {name: value for name, value in rows[features[OF]].items() if name.startswith("pixel_values")}
+    pixels = {name: value for name, value in firsts[features[OF]].items() if _is_pixels(name)}
     return {name: value for name, value in features.items() if name != OF} | pixels
 
 
@@ -59,9 +66,9 @@ def register(module: Any) -> None:
     async def _async_meta_to_realdata(meta: Any) -> Any:
         data = await read(meta)
         if isinstance(meta, module.KVBatchMeta):
-            await with_pixels(data, meta.keys, meta.partition_id)
-        elif meta.size:  # a rank's share, which verl names by numbers alone
-            await with_pixels(data, (), meta.partition_ids[0])
+            await with_pixels(data, meta.partition_id)
+        elif meta.size:  # a rank's share
+            await with_pixels(data, meta.partition_ids[0])
         return data
 
     module._async_meta_to_realdata = _async_meta_to_realdata

@@ -13,7 +13,7 @@ from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentL
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
-from launch.verl_plugin.pixels import without_pixels
+from launch.verl_plugin.pixels import as_stored
 
 _AGENT = "clip_agent"  # its name in launch/engines/verl/config.yaml
 # What the rollouts of a prompt share, and the name of a rollout: asyncio gives each task a copy of its parent's context
@@ -132,8 +132,8 @@ class AgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
             # Token types depend on the text: the caller recomputes them from the ids, and only needs them to be there.
             shared[key] = ((videos, images), features)
         prompt, _, rollout = _rollout.get("").rpartition("/")
-        if prompt and rollout != "0" and self._shared:
-            return without_pixels(shared[key][1], f"{prompt}_0_0")
+        if prompt and self._shared:
+            return as_stored(shared[key][1], f"{prompt}_0_0", first=rollout == "0")
         return dict(shared[key][1])
 
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Row(NamedTuple):
-    """Seconds of both sides for the same work, measured in one run; their ratio is the test."""
+    """Seconds (or MB) of both sides for the same work, measured in one run; their ratio is the test."""
 
     what: str
     camreasoner: float

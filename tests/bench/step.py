@@ -33,6 +33,7 @@ RUNS = ("plain", "ours")
 PATCH, RESPONSE = 14, 64
 # Of the update: at most so many times plain verl's, by visual tokens.
 AT_MOST = {18: 1.0, 512: 0.5, 2048: 0.2}
+QUEUE_AT_MOST = 1 / 6  # of plain verl's bytes, at the longest prompt
 BASELINE: dict[str, Any] = {
     "trainer.v1.trainer_mode": "sync",
     "algorithm.adv_estimator": "grpo",
@@ -132,6 +133,8 @@ def compare() -> tuple[list[Table], list[Row]]:
     for tokens, at_most in AT_MOST.items():
         ours, plain = (found[str(tokens)][side]["update_s"] for side in RUNS[::-1])
         rows.append(Row(f"log-probs + update, {tokens} visual tokens | plain verl", ours, plain, at_most))
+    ours, plain = (found[str(max(AT_MOST))][side]["queue_mb"] for side in RUNS[::-1])
+    rows.append(Row(f"MB through verl's queue, {max(AT_MOST)} visual tokens | plain verl", ours, plain, QUEUE_AT_MOST))
     return [table_of(found), groups_of(measured)], rows
 
 

@@ -120,14 +120,20 @@ def test_a_rank_with_a_part_of_a_group_reads_its_first_rollout_besides(monkeypat
     assert asked == [["step000001.00000_0_0", "step000001.00001_0_0"]]
 
 
-def test_a_rank_whose_rows_have_no_names_reads_the_first_rollouts(monkeypatch, read):
+def test_a_rank_whose_rows_have_no_names_reads_nothing_twice(monkeypatch, read):
     rows = stored(monkeypatch)
     _, asked = read(rows)
-    keys = list(rows)[:GROUP]
-    share = SimpleNamespace(keys=keys, size=GROUP, partition_ids=["train"] * GROUP, extra_info={})
-    data = asyncio.run(transferqueue_utils._async_meta_to_realdata(share))
-    assert all(value["pixel_values_videos"].shape == (PATCHES, 1176) for value in plain(data[pixels.FIELD]))
-    assert asked == [["step000001.00000_0_0"]] and pixels.OF not in plain(data[pixels.FIELD])[0]
+    keys = list(rows)[: GROUP + 2]  # a group, and two rollouts of another without its first
+
+    def share(keys):
+        numbered = SimpleNamespace(keys=keys, size=len(keys), partition_ids=["train"] * len(keys), extra_info={})
+        return plain(asyncio.run(transferqueue_utils._async_meta_to_realdata(numbered))[pixels.FIELD])
+
+    found = share(keys[:GROUP])
+    assert not asked
+    found += share(keys[GROUP:])
+    assert asked == [["step000001.00001_0_0"]]
+    assert all(value["pixel_values_videos"].shape == (PATCHES, 1176) and pixels.OF not in value for value in found)
 
 
 def test_rows_of_a_group_are_one_sequence_again(monkeypatch, read):
