@@ -1,4 +1,4 @@
-"""Reproducible rollouts. A prompt's clip is decoded, processed and sent once; one agent loop serves all rollouts."""
+"""Reproducible rollouts. A prompt's clip is decoded, processed and sent once, with one request for all its rollouts."""
 
 import asyncio
 import hashlib
@@ -13,12 +13,15 @@ from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentL
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
+from launch.engines.patches.verl import OUTPUTS, SEEDS
 from launch.verl_plugin.pixels import as_stored
 
 _AGENT = "clip_agent"  # its name in launch/engines/verl/config.yaml
-# What the rollouts of a prompt share, and the name of a rollout: asyncio gives each task a copy of its parent's context
+# What the rollouts of a prompt share, their sampling seeds, and which one this is: asyncio gives each task a copy of
+# its parent's context
 _group: ContextVar[dict[Any, Any] | None] = ContextVar("group", default=None)
-_rollout: ContextVar[str] = ContextVar("rollout")
+_seeds: ContextVar[list[int]] = ContextVar("seeds")
+_rollout: ContextVar[tuple[str, int]] = ContextVar("rollout")
 
 
 async def _once(key: Any, make: Callable[[], Awaitable[Any]]) -> Any:
@@ -51,51 +54,53 @@ class ClipAgentLoop(SingleTurnAgentLoop):
 
 
 class GroupClient:
-    """verl's client; requests are named by prompt and rollout, for the router, and frames lie in Ray's store once.
-
-    A server's node fetches them once per group instead of once per rollout.
-    """
+    """verl's client; the first rollout of a prompt asks for all of them in one request, with the clip once."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
 
-    async def generate(self, request_id: str, *, image_data: Any = None, video_data: Any = None, **request: Any) -> Any:
+    async def generate(self, request_id: str, **request: Any) -> Any:
         """verl's own, LLMServerClient.generate."""
-        media = {"image_data": await _stored(image_data), "video_data": await _stored(video_data)}
-        return await self._client.generate(_rollout.get(), **media, **request)
+        prompt, rollout = _rollout.get()
+        outputs: list[Any] = await _once("outputs", partial(self._all, prompt, **request))
+        return outputs[rollout]
+
+    async def _all(self, prompt: str, sampling_params: dict[str, Any], **request: Any) -> list[Any]:
+        sampling_params = {**sampling_params, SEEDS: _seeds.get()}
+        output = await self._client.generate(f"{prompt}/0", sampling_params=sampling_params, **request)
+        outputs: list[Any] = output.extra_fields.pop(OUTPUTS)
+        for one in outputs:
+            one.extra_fields |= output.extra_fields  # the steps of the weights, which verl's client notes
+        return outputs
 
 
-async def _stored(media: Any) -> Any:
-    """A reference that Ray resolves where it is an argument of an actor's method."""
-
-    async def put() -> Any:
-        return ray.put(media)
-
-    return media and await _once(("stored", id(media)), put)
+def _seed(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
 
 
 # verl decorates its worker with ray.remote; only the undecorated class can be extended.
 class AgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
     """verl's worker, with a sampling seed per rollout; a group shares its frames and the processor's features."""
 
-    async def _run_prompt(self, *args, **kwargs):
+    async def _run_prompt(self, prompt, sampling_params, trajectory, trace=False):
         shared: dict[Any, Any] = {}
         _group.set(shared)  # verl gives each prompt a task of its own
+        rollout = self.config.actor_rollout_ref.rollout
+        number = prompt.get("__rollout_n__", rollout.val_kwargs.n if trajectory["validate"] else rollout.n)
+        # One seed per (step, prompt, rollout): the same tokens in whatever order requests are served, and after a
+        # resume. (verl's own full_determinism gives every rollout of a group the same seed.)
+        _seeds.set([_seed(f"{self.rollout_config.seed}/{prompt['uid']}/{index}") for index in range(number)])
         try:
-            await super()._run_prompt(*args, **kwargs)
+            await super()._run_prompt(prompt, sampling_params, trajectory, trace)
         finally:
             shared.clear()  # the tasks in it refer to it in turn
 
     async def _run_agent_loop(self, sampling_params, trajectory, *, agent_name, trace=True, **kwargs):
-        # One seed per (step, prompt, rollout): the same tokens in whatever order requests are served, and after a
-        # resume. (verl's own full_determinism gives every rollout of a group the same seed.)
-        name = f"{self.rollout_config.seed}/{kwargs['uid']}/{kwargs['session_id']}"
-        seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
-        sampling_params = {**sampling_params, "seed": seed}
+        sampling_params = {**sampling_params, "seed": _seeds.get()[kwargs["session_id"]]}
         if agent_name != _AGENT:  # another, set by the user in `rl.engine`
             settings = {"agent_name": agent_name, "trace": trace}
             return await super()._run_agent_loop(sampling_params, trajectory, **settings, **kwargs)
-        _rollout.set(f"{kwargs['uid']}/{kwargs['session_id']}")
+        _rollout.set((kwargs["uid"], kwargs["session_id"]))
         output = await self._agent_loop.run(sampling_params, **kwargs)
         return await self._agent_loop_postprocess(output, trajectory["validate"], **kwargs)
 
@@ -131,9 +136,9 @@ class AgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
             features = super()._compute_multi_modal_inputs(output, input_ids)
             # Token types depend on the text: the caller recomputes them from the ids, and only needs them to be there.
             shared[key] = ((videos, images), features)
-        prompt, _, rollout = _rollout.get("").rpartition("/")
+        prompt, rollout = _rollout.get(("", 0))
         if prompt and self._shared:
-            return as_stored(shared[key][1], f"{prompt}_0_0", first=rollout == "0")
+            return as_stored(shared[key][1], f"{prompt}_0_0", first=rollout == 0)
         return dict(shared[key][1])
 
 

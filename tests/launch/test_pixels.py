@@ -43,7 +43,7 @@ def stored(monkeypatch, shared: bool = True) -> dict[str, dict]:
         frames = [(torch.zeros(1), {})]
         for rollout in reversed(range(GROUP)):  # they finish in any order
             name = f"step000001.{prompt:05d}"
-            token = rollout_module._rollout.set(f"{name}/{rollout}")
+            token = rollout_module._rollout.set((name, rollout))
             output = SimpleNamespace(multi_modal_data={"videos": frames}, clip=prompt)
             features = worker._compute_multi_modal_inputs(output, None)
             assert features.pop("mm_token_type_ids") and features["video_grid_thw"].tolist() == [[2, 6, 6]]

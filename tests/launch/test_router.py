@@ -9,6 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 from verl.workers.rollout.router import GlobalRequestLoadBalancer, get_router_handle
 
+from launch.engines.patches import verl
 from launch.verl_plugin import rollout as rollout_module
 from launch.verl_plugin.rollout import AgentLoopWorker, ClipDataset, GroupClient
 from launch.verl_plugin.router import Router
@@ -83,27 +84,37 @@ def test_verl_builds_the_router_that_the_trainer_names(monkeypatch):
     assert isinstance(router, Router) and router.acquire_server(ours(9, 0))[0] == "server 1"
 
 
-def test_a_group_decodes_and_stores_its_clip_once_and_leaves_nothing(monkeypatch):
-    decoded, stored, sent, groups, status = [], [], [], [], []
+def test_a_group_decodes_its_clip_once_asks_once_and_leaves_nothing(monkeypatch):
+    decoded, sent, groups, status = [], [], [], []
 
     async def decode(cls, messages, image_patch_size, config):
         decoded.append(messages)
         await asyncio.sleep(0)
         return None, [(f"frames of {messages}", {})], None
 
-    def put(media):
-        stored.append(media)
-        return "reference", media
+    class Server:
+        async def generate(self, prompt_ids, sampling_params, request_id, video_data):
+            answer = f"{request_id}: {sampling_params['seed']}, of {video_data[0][0]}"
+            return SimpleNamespace(answer=answer, extra_fields={"global_steps": 7})
+
+    server = SimpleNamespace(vLLMHttpServer=Server, TokenOutput=SimpleNamespace)
+    verl.one_request_per_prompt(server)
 
     class Client:
-        async def generate(self, request_id, **request):
-            sent.append((request_id, request["video_data"], request["image_data"], request["sampling_params"]["seed"]))
+        async def generate(self, request_id, sampling_params, **request):
+            sent.append((request_id, sampling_params))
+            output = await Server().generate(request_id="vllm", sampling_params=dict(sampling_params), **request)
+            output.extra_fields["min_global_steps"] = output.extra_fields["global_steps"]
+            return output
 
     class Loop:
-        async def run(self, sampling_params, raw_prompt, **_):
+        async def run(self, sampling_params, raw_prompt, session_id, **_):
             _, videos, _ = await ClipDataset.process_multi_modal_info(raw_prompt, 14, OmegaConf.create())
             request = {"sampling_params": sampling_params, "prompt_ids": [1]}
-            await GroupClient(Client()).generate("verl's", video_data=videos, image_data=None, **request)
+            output = await GroupClient(Client()).generate("verl's", video_data=videos, **request)
+            expected = f"vllm-{session_id}: {sampling_params['seed']}, of frames of {raw_prompt}"
+            assert output.answer == expected
+            assert output.extra_fields == {"global_steps": 7, "min_global_steps": 7}
             groups.append(rollout_module._group.get())
             assert groups[-1]
 
@@ -116,7 +127,6 @@ def test_a_group_decodes_and_stores_its_clip_once_and_leaves_nothing(monkeypatch
     monkeypatch.setattr(ClipDataset.__base__, "process_multi_modal_info", classmethod(decode))
     monkeypatch.setattr("verl.trainer.ppo.v1.agent_loop_tq.tq.async_kv_put", note)
     monkeypatch.setattr(AgentLoopWorker, "_agent_loop_postprocess", ignore)
-    monkeypatch.setattr(rollout_module.ray, "put", put)
     worker = AgentLoopWorker.__new__(AgentLoopWorker)
     worker.__dict__["_agent_loop"] = Loop()
     worker.rollout_config = SimpleNamespace(seed=1)
@@ -129,8 +139,6 @@ def test_a_group_decodes_and_stores_its_clip_once_and_leaves_nothing(monkeypatch
 
     asyncio.run(both())
     assert sorted(status) == [(name, what) for name in "ab" for what in ("finished", "running")]
-    assert sorted(decoded) == ["a", "b"] and len(stored) == 2
-    assert sorted(name for name, *_ in sent) == [f"{prompt}/{number}" for prompt in "ab" for number in range(GROUP)]
-    assert all(media == ("reference", [(f"frames of {name[0]}", {})]) and not images for name, media, images, _ in sent)
-    assert len({seed for *_, seed in sent}) == 2 * GROUP
+    assert sorted(decoded) == ["a", "b"] and sorted(name for name, _ in sent) == ["a/0", "b/0"]
+    assert len({seed for _, params in sent for seed in params["seeds"]}) == 2 * GROUP
     assert len(groups) == 2 * GROUP and not any(groups)

@@ -109,6 +109,14 @@ def seeds_of_some_requests() -> bool:
     return drawn() != drawn()
 
 
+def one_request_per_prompt() -> bool:
+    """Whether a server gives the first output of a request alone."""
+    import verl
+
+    source = (Path(verl.__file__).parent / "workers/rollout/vllm_rollout/vllm_async_server.py").read_text()
+    return "token_ids = final_res.outputs[0].token_ids" in source
+
+
 def clips_beside_the_loop() -> bool:
     """Whether a raw prompt, as verl's server gives it, is processed where it is taken, in the event loop."""
     import asyncio
@@ -306,6 +314,7 @@ CHECKS = [
     freeze_vision_tower,
     append_metrics,
     one_placeholder_per_clip,
+    one_request_per_prompt,
     rows_without_media,
     images_and_videos_in_one_pass,
     windows_in_batches,

@@ -1,12 +1,15 @@
 """Patches of verl."""
 
+import asyncio
 import os
 import re
+from typing import Any
 
 from launch.engines.patches.hooks import after_import
 from launch.engines.patches.one_pass import in_one_pass
 
 _TIME_TOKENS = 16  # of `<1234.5 seconds>`, at most
+SEEDS, OUTPUTS = "seeds", "outputs"  # of the rollouts of a prompt: in its sampling parameters, in its output
 
 
 def apply() -> None:
@@ -15,6 +18,7 @@ def apply() -> None:
     after_import("verl.workers.engine.fsdp.transformer_impl")(freeze_vision_tower)
     after_import("verl.utils.tracking")(append_metrics)
     after_import("verl.workers.rollout.utils")(one_placeholder_per_clip)
+    after_import("verl.workers.rollout.vllm_rollout.vllm_async_server")(one_request_per_prompt)
     after_import("verl.models.transformers.qwen2_vl")(rows_without_media)
     for family in ("qwen2_vl", "qwen3_vl", "qwen3_5"):
         after_import(f"verl.models.transformers.{family}")(mixed_rows_in_one_pass)
@@ -107,6 +111,35 @@ def one_placeholder_per_clip(module) -> None:
         return dedup(prompt_ids, processor)
 
     module.qwen2_5_vl_dedup_image_tokens = qwen2_5_vl_dedup_image_tokens
+
+
+def one_request_per_prompt(module) -> None:
+    """verl 0.9.1, vllm_async_server.py:558: a server answers one rollout per request.
+
+    With the patch, sampling parameters with `SEEDS` ask for a rollout of each seed. They are requests of their own to
+    vLLM, which gives them the tokens that they get when they are sent apart. Nobody reads what it would give out before
+    the end, or as text.
+    """
+    from vllm.sampling_params import RequestOutputKind
+
+    quiet = {"output_kind": RequestOutputKind.FINAL_ONLY, "detokenize": False}
+    generate = module.vLLMHttpServer.generate
+
+    async def generate_all(
+        self, prompt_ids: Any, sampling_params: dict[str, Any], request_id: str, **media: Any
+    ) -> Any:
+        if SEEDS not in sampling_params:
+            return await generate(self, prompt_ids, sampling_params, request_id, **media)
+        seeds = sampling_params.pop(SEEDS)
+        each = [
+            generate(self, prompt_ids, {**sampling_params, "seed": seed, **quiet}, f"{request_id}-{index}", **media)
+            for index, seed in enumerate(seeds)
+        ]
+        outputs = await asyncio.gather(*each)
+        steps = outputs[0].extra_fields.get("global_steps")
+        return module.TokenOutput(token_ids=[], extra_fields={OUTPUTS: outputs, "global_steps": steps})
+
+    module.vLLMHttpServer.generate = generate_all
 
 
 def mixed_rows_in_one_pass(module) -> None:

@@ -200,6 +200,8 @@ class _Requests:
 
     def resume(self, asked: _InFlight) -> Answer | None:
         """Send the question's next requests, or give its record where it has none."""
+        from vllm.sampling_params import RequestOutputKind
+
         part, sample = asked.question
         try:
             outputs = [asked.outputs[index] for index in range(asked.requests)]
@@ -214,7 +216,7 @@ class _Requests:
             )
         asked.outputs, asked.requests = {}, len(rendered)
         for index, (prompt, params) in enumerate(rendered):
-            name = str(next(self._numbers))
+            name, params.output_kind = str(next(self._numbers)), RequestOutputKind.FINAL_ONLY
             self._core.add_request(name, prompt, params)
             self._owners[name] = asked, index
         return None
@@ -222,11 +224,10 @@ class _Requests:
     def step(self) -> Iterator[_InFlight]:
         """One step of the engine; the questions whose requests are all finished."""
         for output in self._core.step():
-            if output.finished:
-                asked, index = self._owners.pop(output.request_id)
-                asked.outputs[index] = output
-                if len(asked.outputs) == asked.requests:
-                    yield asked
+            asked, index = self._owners.pop(output.request_id)
+            asked.outputs[index] = output
+            if len(asked.outputs) == asked.requests:
+                yield asked
 
 
 def run(engine: "LLM", questions: Iterable[tuple[Question, Steps]], window: int) -> Iterator[Answer]:
