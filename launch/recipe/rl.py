@@ -146,6 +146,7 @@ class Filter(Part):
     `mode`: the bounds are `low` and `high` ("mean"), or these quantiles of the metric in a round ("percentile").
     `max_rounds`: rounds of prompts in a step; after them it trains on what there is.
     `refill`: prompts of a round after a step's first: a whole batch, or as many as are missing / the keep rate so far.
+    Or, immediate, no rounds: another prompt for each group that is dropped, while the others are still running.
     """
 
     enabled: bool
@@ -154,12 +155,16 @@ class Filter(Part):
     low: float = 0.01
     high: float = 0.99
     max_rounds: PositiveInt = 20
-    refill: Literal["batch", "missing"] = Field(default="batch", exclude_if=lambda refill: refill == "batch")
+    refill: Literal["batch", "missing", "immediate"] = Field(
+        default="batch", exclude_if=lambda refill: refill == "batch"
+    )
 
     @model_validator(mode="after")
     def _bounds_are_ordered(self) -> "Filter":
         if not self.low < self.high or (self.mode == "percentile" and not 0 <= self.low < self.high <= 1):
             raise ValueError(f"filter bounds {self.low} and {self.high}: low below high, percentiles from 0 to 1")
+        if self.mode == "percentile" and self.refill == "immediate":
+            raise ValueError("filter.refill=immediate: percentiles are those of a whole round; take refill=missing")
         return self
 
 

@@ -1,7 +1,8 @@
 """Online filtering: zero-advantage groups are dropped, and other prompts drawn in their place.
 
 verl's own filter depends on the order in which rollouts arrive, has no thresholds and refills without end (verl
-0.9.1, v1/replay_buffer.py:312). Here a round of prompts is filtered once all of it has finished, in prompt order.
+0.9.1, v1/replay_buffer.py:312). Here the groups of a step are the same in whatever order rollouts finish: a round of
+prompts is filtered once all of it has, or each dropped group is replaced by one prompt, the next of the data set.
 """
 
 import time
@@ -108,7 +109,9 @@ class Sampler(ReplayBuffer):
 
     With a filter a step draws rounds of as many prompts as it trains on, until it has enough groups, or `max_rounds`
     were drawn and at least one group is there. Groups left over open the next step. With `refill` "missing" the rounds
-    after the first have as many prompts as the keep rate asks for to fill the step.
+    after the first have as many prompts as the keep rate asks for to fill the step. With "immediate" there are no
+    rounds: one prompt is drawn for each group that is dropped, while the others are still running. Whichever finishes
+    first, the step ends with the first prompts of which enough are kept, and none is left over.
 
     Args:
         sampler_kwargs: {"filter": None} or {"filter": {"mode", "metric", "low", "high", "max_rounds", "pairs",
@@ -126,7 +129,8 @@ class Sampler(ReplayBuffer):
             self.metric, self.max_rounds = settings["metric"], settings["max_rounds"]
             self.pairs: bool = settings["pairs"]
             self.contrast: bool = settings["contrast"]
-            self.exact: bool = settings.get("refill") == "missing"
+            self.refill: str = settings.get("refill", "batch")
+            self.prompts = 2 if self.contrast else 1  # of a group that fills a place
         self.shuffled: dict[str, float] = {}
         self.carried: list[Group] = []
         self.drawn = 0  # prompts since the training began
@@ -146,19 +150,26 @@ class Sampler(ReplayBuffer):
         """
         if self.filter is None or partition_id != "train":
             return super().sample(global_steps, partition_id, batch_size)
-        kept, below, rounds, seen = self.carried, 0, 0, 0
-        self._forget()
+        kept, below, rounds, seen = self.carried, 0, 0.0, 0
         dropped: list[Group] = []
+        in_flight = batch_size // self.prompts
+        self._forget()
         while True:
-            groups = self._round(partition_id)
-            rounds += 1
+            groups = self._finished(partition_id)
+            in_flight -= len(groups)
             seen += len(groups)
             sides = self._sides(groups, self.filter)
             self.keep_rate.add(sides.count(0), len(groups))
             for group, side in zip(groups, sides):
                 (dropped if side else kept).append(group)
                 below += side < 0
-            if len(kept) >= batch_size or (rounds >= self.max_rounds and kept):
+            _clear(partition_id, [key for group, side in zip(groups, sides) if side for key in group.rows])
+            immediate = self.refill == "immediate"
+            rounds = (seen + in_flight) * self.prompts / batch_size if immediate else rounds + 1
+            missing = batch_size - len(kept) - in_flight
+            if missing <= 0 or (rounds >= self.max_rounds and (kept or in_flight)):
+                if in_flight:
+                    continue
                 break
             if rounds >= EMPTY_LIMIT * self.max_rounds:
                 low, high = self.filter.bounds(groups)
@@ -166,8 +177,12 @@ class Sampler(ReplayBuffer):
                     f"step {global_steps}: none of {len(dropped)} prompts has a mean {self.metric} between {low:g} and "
                     f"{high:g}: rl.filter asks for more than this policy gives; widen it, or start from another epoch"
                 )
-            self.refill_fn(self._refill(batch_size - len(kept), batch_size))
-        _clear(partition_id, [key for group in dropped for key in group.rows])
+            number = self._refill(missing, batch_size)
+            if immediate and rounds < self.max_rounds:  # as many in all as if they were drawn one by one
+                number = min(number, round((self.max_rounds - rounds) * batch_size))
+            in_flight += number // self.prompts
+            self.refill_fn(number)
+        kept.sort(key=lambda group: row_order(next(iter(group.rows))))
         batch, self.carried = kept[:batch_size], kept[batch_size:]
         self.drawn += seen
         self.keep_rate.next_step()
@@ -186,11 +201,12 @@ class Sampler(ReplayBuffer):
         return KVBatchMeta(partition_id=partition_id, keys=list(rows), tags=list(rows.values())), metrics
 
     def _refill(self, missing: int, batch_size: int) -> int:
-        """Prompts of the next round; a question and its twin are drawn together, and a contrast fills no place."""
-        if not self.exact:
+        """Prompts to draw next; a question and its twin are drawn together, and a contrast fills no place."""
+        if self.refill == "batch":
             return batch_size
-        prompts = 2 if self.contrast else 1
-        return self.keep_rate.refill(missing * prompts, 2 if self.pairs else prompts, batch_size)
+        if self.refill == "immediate":
+            return missing * self.prompts
+        return self.keep_rate.refill(missing * self.prompts, 2 if self.pairs else self.prompts, batch_size)
 
     def _sides(self, groups: Sequence[Group], chosen: GroupFilter) -> list[int]:
         """`GroupFilter.sides`, of both branches of a pair 0 where it is of one."""
@@ -199,14 +215,22 @@ class Sampler(ReplayBuffer):
             return sides
         return [0 if 0 in sides[place // 2 * 2 : place // 2 * 2 + 2] else side for place, side in enumerate(sides)]
 
-    def _round(self, partition_id: str) -> list[Group]:
-        """The groups of all prompts in flight, once they have finished, in the order of the prompts."""
+    def _finished(self, partition_id: str) -> list[Group]:
+        """Groups that have finished, in the order of their prompts: of all in flight, or of any."""
         while True:
             self._sync_metadata_from_transfer_queue()
-            if not self.pending_keys[partition_id] | self.running_keys[partition_id]:
-                break
+            running = self.pending_keys[partition_id] | self.running_keys[partition_id]
+            prompts = sorted(self.finished_keys[partition_id])
+            if self.refill == "immediate":
+                unfinished = set(map(self._unit, running))
+                prompts = [prompt for prompt in prompts if self._unit(prompt) not in unfinished]
+            elif running:
+                prompts = []
+            if prompts:
+                return self._groups(prompts, partition_id)
             time.sleep(self.poll_interval)
-        prompts = sorted(self.finished_keys[partition_id])
+
+    def _groups(self, prompts: list[str], partition_id: str) -> list[Group]:
         rows: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
         for key, tag in sorted(self.partitions[partition_id].items(), key=lambda row: row_order(row[0])):
             rows[row_order(key)[0]][key] = tag
@@ -220,6 +244,11 @@ class Sampler(ReplayBuffer):
         if self.contrast:
             prompts = self._ordered(prompts, rows, components, partition_id)
         return [Group(rows[p], [float(components[key][self.metric]) for key in rows[p]]) for p in prompts]
+
+    def _unit(self, prompt: str) -> tuple[str, int]:
+        """What is kept or dropped as one: a prompt, or prompts 2 n and 2 n + 1 of a step."""
+        step, number = prompt.split(".")
+        return step, int(number) // (2 if self.pairs or self.contrast else 1)
 
     def _ordered(self, prompts: list[str], rows: Any, components: dict[str, Any], partition_id: str) -> list[str]:
         """The prompts of a round without the contrasts, each of which follows its question; notes their accuracy."""

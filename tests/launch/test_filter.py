@@ -69,6 +69,7 @@ def test_a_round_without_spread_keeps_nothing(value, size):
         (["rl.filter.low=0.99"], "filter bounds"),
         (["rl.filter.mode=percentile", "rl.filter.high=2"], "filter bounds"),
         (["rl.filter.mode=median"], "rl.filter.mode"),
+        (["rl.filter.mode=percentile", "rl.filter.refill=immediate"], "percentiles are those of a whole round"),
         (["rl.filter.enabled=true", "rl.filter.metric=iou"], "rl.filter.metric=iou: the reward camreasoner has score"),
         (["advantage=pa_grpo"], "pa_grpo needs rewards per segment"),
         (["reward=videop2r", "+reward.length_window=3"], "reward.length_window: unknown setting"),
@@ -116,6 +117,7 @@ class Prompts:
         self.queue, self.right, self.batch, self.step, self.drawn = queue, right, batch, 1, 0
 
     def draw(self, count: int) -> None:
+        assert count > 0
         order = np.random.default_rng(self.drawn).permutation(count)  # they finish in any order
         for place in order:
             number = self.drawn + int(place)
@@ -225,6 +227,95 @@ def test_earlier_steps_count_for_the_keep_rate_half_as_much_each():
     assert (rate.kept, rate.seen) == (10.0, 16.0)
     assert [rate.refill(missing, 1, 64) for missing in (1, 5, 60)] == [2, 8, 64]
     assert [rate.refill(3, least, 64) for least in (1, 2, 4)] == [5, 6, 8]
+
+
+class RunningPrompts(Prompts):
+    """Prompts of which, at each look, some others have finished."""
+
+    def __init__(self, *args, order: int, **settings) -> None:
+        super().__init__(*args, **settings)
+        self.random = np.random.default_rng(order)
+
+    def draw(self, count: int) -> None:
+        known = set(self.tags)
+        super().draw(count)
+        for name in self.tags.keys() - known:
+            self.tags[name].update({"status": "running"} if self.tags[name].get("is_prompt") else {})
+
+    @property
+    def tags(self):
+        return self.queue.tags["train"]
+
+    def finish_some(self, _seconds: float = 0) -> None:
+        running = [name for name, tag in self.tags.items() if tag.get("status") == "running"]
+        for name in self.random.permutation(running)[: self.random.integers(1, 4)]:
+            self.tags[name]["status"] = "finished"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    right=st.lists(st.integers(0, N), min_size=1, max_size=30),
+    batch=st.integers(1, 4),
+    pairs=st.booleans(),
+    rounds=st.integers(1, 4),
+)
+def test_dropped_groups_are_replaced_at_once_by_the_same_prompts_in_any_order(right, batch, pairs, rounds):
+    def steps(order: int) -> list:
+        queue = Queue()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(filter_module, "tq", queue)
+            patch.setattr("verl.trainer.ppo.v1.replay_buffer.tq", queue)
+            prompts = RunningPrompts(queue, right, batch * (1 + pairs), order=order)
+            patch.setattr(filter_module.time, "sleep", prompts.finish_some)
+            sampler = prompts.sampler(refill="immediate", pairs=pairs, max_rounds=rounds)
+            found = []
+            for _ in range(3):
+                try:
+                    found.append(prompts.step_of(sampler))
+                except FilterError as error:
+                    return [*found, str(error)]
+                names, metrics = found[-1]
+                assert not queue.fields and not queue.tags["train"] and not sampler.carried
+                assert metrics["filter/prompts_drawn"] == prompts.drawn
+                assert len(names) == prompts.batch or metrics["filter/rounds"] >= rounds
+                last = max(int(name.split(".")[1]) for name in names)
+                assert len(names) < prompts.batch or last // (1 + pairs) == (prompts.drawn - 1) // (1 + pairs)
+            return found
+
+    assert steps(0) == steps(1) == steps(2)
+
+
+def test_a_group_is_replaced_while_others_are_running(queue, monkeypatch):
+    prompts = RunningPrompts(queue, [0, 2, 2, 2], batch=3, order=0)
+    sizes = counted(prompts)
+
+    def finish_next(_seconds):
+        first = min(name for name, tag in prompts.tags.items() if tag.get("status") == "running")
+        prompts.tags[first]["status"] = "finished"
+        looks.append(sum(tag.get("status") == "running" for tag in prompts.tags.values()))
+
+    looks: list[int] = []
+    monkeypatch.setattr(filter_module.time, "sleep", finish_next)
+    names, metrics = prompts.step_of(prompts.sampler(refill="immediate"))
+    assert names == [f"step000001.{number:05d}" for number in (1, 2, 3)]
+    assert sizes == [3, 1] and looks == [2, 2, 1, 0]  # the fourth was drawn while two others were running
+    assert metrics["filter/rounds"] == 4 / 3 and metrics["filter/keep_rate"] == 3 / 4
+
+
+def test_a_contrast_is_drawn_with_the_question_that_takes_a_place(queue, monkeypatch):
+    prompts = RunningPrompts(queue, [2, 1, 0, 4, 3, 3, 1, 0], batch=4, order=0)  # the odd ones are contrasts
+    draw = prompts.draw
+
+    def marked(count):
+        draw(count)
+        for key, fields in queue.fields.items():
+            if int(key.split("_")[0].split(".")[1]) % 2:
+                fields["extra_fields"]["reward_extra_info"]["shuffled"] = 1.0
+
+    prompts.draw = marked
+    monkeypatch.setattr(filter_module.time, "sleep", prompts.finish_some)
+    names, _ = prompts.step_of(prompts.sampler(contrast=True, refill="immediate"))
+    assert names == [f"step000001.{number:05d}" for number in (0, 4, 6, 8)] and prompts.drawn == 10
 
 
 def test_a_refill_has_whole_pairs(queue):
