@@ -9,13 +9,17 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import tomllib
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from data_tools.rendered import tiny_model
 from launch.engines import patches
@@ -228,6 +232,49 @@ def test_a_server_takes_requests_while_a_clip_is_processed():
 
     asyncio.run(ask())
     assert taken == [("text", text, "two", 0), ("clip", {"type": "multimodal", **clip}, "one", 3)]
+
+
+@pytest.fixture
+def short_tmp():
+    """A socket's path has 107 characters at most."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield folder
+
+
+def test_runs_on_one_machine_send_their_own_weights_through_sockets_of_this_user(monkeypatch, short_tmp):
+    """Ray's job id is the same in every Ray node that a run starts, and so is verl's name of the socket."""
+    importlib.import_module("launch.verl_plugin")  # as in verl's processes
+    from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightReceiver, BucketedWeightSender
+
+    monkeypatch.setattr(tempfile, "tempdir", short_tmp)
+    handle, sent, received = "ipc:///tmp/rl-colocate-zmq-01000000-replica-0-rank-0.sock", {}, defaultdict(list)
+    for raylet in ("11", "12"):
+        monkeypatch.setenv("RAY_RAYLET_PID", raylet)
+        sender = BucketedWeightSender(handle, bucket_size_mb=1, use_shm=True)
+        receiver = BucketedWeightReceiver(handle, torch.device("cpu"), use_shm=True)
+        assert sender.zmq_handle == receiver.zmq_handle
+        sent[raylet] = sender, receiver
+    folder = Path(short_tmp) / f"camreasoner-{os.getuid()}"
+    assert folder.stat().st_mode & 0o777 == 0o700 and sent["11"][0].zmq_handle.startswith(f"ipc://{folder}/11-")
+
+    def receive(raylet: str, receiver: BucketedWeightReceiver) -> None:
+        receiver.receive_weights(lambda weights, _: received[raylet].extend(weights))
+
+    def send(raylet: str, sender: BucketedWeightSender) -> None:
+        asyncio.run(sender.async_send_weights(iter([("weight", torch.full((3,), float(raylet)))])))
+
+    with ThreadPoolExecutor() as pool:
+        at_once = [pool.submit(receive, raylet, receiver) for raylet, (_, receiver) in sent.items()]
+        at_once += [pool.submit(send, raylet, sender) for raylet, (sender, _) in sent.items()]
+        for one in at_once:
+            one.result(30)
+    assert {raylet: [tensor.tolist() for _, tensor in of] for raylet, of in received.items()} == {
+        "11": [[11.0] * 3],
+        "12": [[12.0] * 3],
+    }
+    folder.chmod(0o755)
+    with pytest.raises(PermissionError, match="open to others"):
+        BucketedWeightSender(handle)
 
 
 def test_log_probs_of_all_tokens_are_those_that_verl_computes_separately():

@@ -117,6 +117,14 @@ def one_request_per_prompt() -> bool:
     return "token_ids = final_res.outputs[0].token_ids" in source
 
 
+def weights_of_one_run() -> bool:
+    """Whether the socket's name has nothing of a run but Ray's job id."""
+    import verl
+
+    source = (Path(verl.__file__).parent / "workers/rollout/vllm_rollout/vllm_rollout.py").read_text()
+    return 'f"ipc:///tmp/rl-colocate-zmq-{job_id}-replica-{self.replica_rank}-rank-{local_rank}.sock"' in source
+
+
 def clips_beside_the_loop() -> bool:
     """Whether a raw prompt, as verl's server gives it, is processed where it is taken, in the event loop."""
     import asyncio
@@ -315,6 +323,7 @@ CHECKS = [
     append_metrics,
     one_placeholder_per_clip,
     one_request_per_prompt,
+    weights_of_one_run,
     rows_without_media,
     images_and_videos_in_one_pass,
     windows_in_batches,

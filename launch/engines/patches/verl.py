@@ -3,6 +3,8 @@
 import asyncio
 import os
 import re
+from functools import partialmethod
+from pathlib import Path
 from typing import Any
 
 from launch.engines.patches.hooks import after_import
@@ -19,6 +21,7 @@ def apply() -> None:
     after_import("verl.utils.tracking")(append_metrics)
     after_import("verl.workers.rollout.utils")(one_placeholder_per_clip)
     after_import("verl.workers.rollout.vllm_rollout.vllm_async_server")(one_request_per_prompt)
+    after_import("verl.workers.rollout.vllm_rollout.bucketed_weight_transfer")(weights_of_one_run)
     after_import("verl.models.transformers.qwen2_vl")(rows_without_media)
     for family in ("qwen2_vl", "qwen3_vl", "qwen3_5"):
         after_import(f"verl.models.transformers.{family}")(mixed_rows_in_one_pass)
@@ -140,6 +143,32 @@ def one_request_per_prompt(module) -> None:
         return module.TokenOutput(token_ids=[], extra_fields={OUTPUTS: outputs, "global_steps": steps})
 
     module.vLLMHttpServer.generate = generate_all
+
+
+def weights_of_one_run(module) -> None:
+    """verl 0.9.1, vllm_rollout.py:141: runs on one machine send weights to vLLM through the same socket in /tmp.
+
+    Its name has Ray's job id, which is the same in every Ray node that a run starts for itself: of two runs, one
+    waits for ever, or a server gets the weights of the other. Whoever puts a socket there is believed, too, and what
+    comes is unpickled. With the patch the socket lies in a folder of this user's, and has the raylet's process id.
+    """
+
+    def __init__(self, zmq_handle: str, *args: Any, start: Any, **settings: Any) -> None:
+        start(self, _private_socket(zmq_handle), *args, **settings)
+
+    for side in (module.BucketedWeightSender, module.BucketedWeightReceiver):
+        side.__init__ = partialmethod(__init__, start=side.__init__)
+
+
+def _private_socket(handle: str) -> str:
+    from launch.engines.inherited import short_temporary
+
+    folder = short_temporary(f"camreasoner-{os.getuid()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise PermissionError(f"{folder} is another user's, or open to others: remove it, or set TMPDIR")
+    return f"ipc://{folder}/{os.environ['RAY_RAYLET_PID']}-{Path(handle).name}"
 
 
 def mixed_rows_in_one_pass(module) -> None:
