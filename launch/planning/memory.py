@@ -140,18 +140,24 @@ def concurrent_rollouts(recipe: Recipe) -> Range:
 
 
 def frames_gb(recipe: Recipe) -> Range:
-    """Pixels of one step in verl's queue: float32, once per prompt, or per rollout (verl_plugin/pixels.py)."""
-    side = architecture_of(recipe).vision.patch_size
-    clip = patches(recipe) * 3 * FRAMES_PER_PATCH * side**2 * FP32
-    whole = recipe.rl.rollout_batch_size * (1 if recipe.rl.shared_media else recipe.rl.group_size) * clip / GB
-    return Range(0.3 * whole, 0.8 * whole, 1.3 * whole)  # shorter clips; and copies on their way
+    """Pixels of one step in verl's queue, and once more in the ranks that train on them (verl_plugin/pixels.py).
+
+    Bytes, once per prompt; float32, per rollout, with `rl.shared_media=false`.
+    """
+    of_prompt = 1 if recipe.rl.shared_media else recipe.rl.group_size * FP32
+    whole = recipe.rl.rollout_batch_size * of_prompt * _colours(recipe) / GB
+    return 2 * Range(0.3 * whole, 0.8 * whole, 1.3 * whole)  # shorter clips; and copies on their way
 
 
 def kept_clips_gb(recipe: Recipe) -> Range:
     """Clips of a round of prompts in the agent loops of a cluster, decoded and as features (verl_plugin/rollout.py)."""
-    side = architecture_of(recipe).vision.patch_size
-    clip = patches(recipe) * 3 * FRAMES_PER_PATCH * side**2 * FP32 / GB
-    return SEEN * (2 * clip * recipe.rl.rollout_batch_size)
+    of_features = 1 if recipe.rl.shared_media else FP32
+    return SEEN * ((1 + of_features) * _colours(recipe) / GB * recipe.rl.rollout_batch_size)
+
+
+def _colours(recipe: Recipe) -> float:
+    """Numbers of a clip of the whole budget, one for each colour of a pixel."""
+    return patches(recipe) * 3 * FRAMES_PER_PATCH * architecture_of(recipe).vision.patch_size ** 2
 
 
 def host_memory(recipe: Recipe) -> dict[str, Range]:

@@ -10,7 +10,7 @@ runs after the import of the module that it concerns (`after_import`).
     reward    the function that verl's reward loop calls
     metrics   what the trainer logs besides verl's own
     prefix    trains on the responses to a prompt as one sequence
-    pixels    a prompt's pixels lie in verl's queue once
+    pixels    a prompt's pixels lie in verl's queue once, as bytes
     micro_batches   by a budget of tokens, with the rows of a group together
     queue     rows of verl's TransferQueue
 """
@@ -37,6 +37,13 @@ def _register_queue(module) -> None:
     from launch.verl_plugin import pixels
 
     pixels.register(module)
+
+
+@after_import("verl.utils.model")
+def _register_model(module) -> None:
+    from launch.verl_plugin import pixels
+
+    pixels.register_floats(module)
 
 
 @after_import("verl.workers.engine.fsdp.transformer_impl")

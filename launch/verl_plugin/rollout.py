@@ -14,7 +14,7 @@ from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorke
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
 from launch.engines.patches.verl import OUTPUTS, SEEDS
-from launch.verl_plugin.pixels import as_stored
+from launch.verl_plugin.pixels import as_bytes, as_stored, byte_frames
 
 _AGENT = "clip_agent"  # its name in launch/engines/verl/config.yaml
 # What the rollouts of a prompt share, their sampling seeds, and which one this is: asyncio gives each task a copy of
@@ -43,6 +43,11 @@ class ClipDataset(RLHFDataset):
         decode = partial(super().process_multi_modal_info, messages, image_patch_size=image_patch_size, config=config)
         return await _once(("media", repr(messages)), decode)
 
+    @classmethod
+    def _process_multi_modal_info(cls, messages, image_patch_size, config):
+        images, videos, audios = super()._process_multi_modal_info(messages, image_patch_size, config)
+        return images, videos and [(byte_frames(frames), facts) for frames, facts in videos], audios
+
 
 @register(_AGENT)
 class ClipAgentLoop(SingleTurnAgentLoop):
@@ -51,6 +56,10 @@ class ClipAgentLoop(SingleTurnAgentLoop):
     async def ct_build_initial_tokens(self, messages, **media):
         """Token ids of the prompt, with the placeholders of the clip expanded."""
         return list(await _once(("ids", repr(messages)), partial(super().ct_build_initial_tokens, messages, **media)))
+
+    @staticmethod
+    def build_sglang_video_payload(videos, mm_inputs):
+        """Nothing: vLLM takes frames, and verl would store the features a second time, for SGLang (0.9.1)."""
 
 
 class GroupClient:
@@ -134,6 +143,8 @@ class AgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
             return super()._compute_multi_modal_inputs(output, input_ids)
         if key not in shared:
             features = super()._compute_multi_modal_inputs(output, input_ids)
+            if self._shared:
+                features = as_bytes(features, self.processor)
             # Token types depend on the text: the caller recomputes them from the ids, and only needs them to be there.
             shared[key] = ((videos, images), features)
         prompt, rollout = _rollout.get(("", 0))

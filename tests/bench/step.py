@@ -33,7 +33,7 @@ RUNS = ("plain", "ours")
 PATCH, RESPONSE = 14, 64
 # Of the update: at most so many times plain verl's, by visual tokens.
 AT_MOST = {18: 1.0, 512: 0.5, 2048: 0.2}
-QUEUE_AT_MOST = 1 / 6  # of plain verl's bytes, at the longest prompt
+QUEUE_AT_MOST = 1 / 30  # of plain verl's bytes, at the longest prompt
 BASELINE: dict[str, Any] = {
     "trainer.v1.trainer_mode": "sync",
     "algorithm.adv_estimator": "grpo",

@@ -165,11 +165,11 @@ def test_only_layers_that_attend_keep_keys_and_values():
 
 
 def test_frames_of_a_step_by_hand():
-    # 32 pairs x 334 tokens x 4 patches, 3 x 2 x 14 x 14 values of 4 bytes, 128 prompts, eight rollouts of each
-    whole = 32 * 334 * 4 * 1176 * 4 * 128 / 1e9
+    # 32 pairs x 334 tokens x 4 patches, 3 x 2 x 14 x 14 bytes, or values of 4 bytes for each of eight rollouts
+    whole = 32 * 334 * 4 * 1176 * 128 / 1e9
     apart, shared = (recipe("experiment=camreasoner", f"rl.shared_media={shared}") for shared in (False, True))
-    assert memory.frames_gb(apart).likely == pytest.approx(8 * 0.8 * whole)
-    assert memory.frames_gb(shared).likely == pytest.approx(0.8 * whole)
+    assert memory.frames_gb(apart).likely == pytest.approx(2 * 8 * 4 * 0.8 * whole)  # in the queue and in the ranks
+    assert memory.frames_gb(shared).likely == pytest.approx(2 * 0.8 * whole)
 
 
 def test_qwen3s_tokens_are_larger_and_announced():
@@ -301,7 +301,7 @@ def test_windows_of_a_clip_by_the_models_own_count():
 
 def test_clips_that_the_agent_loops_keep_are_counted():
     kept = memory.kept_clips_gb(recipe("experiment=camreasoner"))
-    clip = 32 * 334 * 4 * 1176 * 4 / 1e9  # as features; the decoded frames take as much
+    clip = 32 * 334 * 4 * 1176 / 1e9  # as features; the decoded frames take as much
     assert kept.likely == pytest.approx(128 * 2 * clip * 0.5)  # of a round: they end with their groups
     assert kept.high == pytest.approx(128 * 2 * clip)
     parts = memory.host_memory(recipe("experiment=camreasoner", "cluster=ray_cluster"))

@@ -7,12 +7,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from omegaconf import OmegaConf
+from PIL import Image
 from tensordict import TensorDict
 from tensordict.tensorclass import NonTensorStack
 from transfer_queue import KVBatchMeta
-from verl.utils import transferqueue_utils
+from verl.utils import model, transferqueue_utils
 
 import launch.verl_plugin  # noqa: F401 (as in verl's processes)
+from data_tools.rendered.tiny_model import build_processor, build_tokenizer
 from launch.verl_plugin import pixels
 from launch.verl_plugin import rollout as rollout_module
 from launch.verl_plugin.prefix import pack
@@ -21,6 +23,8 @@ from launch.verl_plugin.rollout import AgentLoopWorker
 
 PROMPTS, GROUP, PATCHES = 32, 8, 72  # of the demo
 PADDING = {"pad0_0_0": {}, "pad0_1_0": {}}
+COLOURS = SimpleNamespace(image_mean=[0.48, 0.46, 0.41], image_std=[0.27, 0.26, 0.28], rescale_factor=1 / 255)
+SCALES = torch.tensor([COLOURS.image_mean, COLOURS.image_std])[..., None] * (1.0 / COLOURS.rescale_factor)
 
 
 def stored(monkeypatch, shared: bool = True) -> dict[str, dict]:
@@ -30,13 +34,15 @@ def stored(monkeypatch, shared: bool = True) -> dict[str, dict]:
     def process(self, output, input_ids):
         assert output.clip not in clips, "processed twice"
         random = torch.Generator().manual_seed(output.clip)
-        clips[output.clip] = torch.randn(PATCHES, 1176, generator=random)
+        shown = torch.randint(0, 256, (PATCHES, 1176), generator=random, dtype=torch.uint8)
+        clips[output.clip] = pixels._floats(shown, SCALES)
         grid = torch.tensor([[2, 6, 6]])
         return {"pixel_values_videos": clips[output.clip], "video_grid_thw": grid, "mm_token_type_ids": "recomputed"}
 
     monkeypatch.setattr(AgentLoopWorker.__base__, "_compute_multi_modal_inputs", process)
     worker = AgentLoopWorker.__new__(AgentLoopWorker)
     worker.config = OmegaConf.create({"algorithm": {"camreasoner": {"shared_media": shared}}})
+    worker.processor = SimpleNamespace(video_processor=COLOURS)
     rows = {}
     for prompt in range(PROMPTS):
         group = rollout_module._group.set({})
@@ -96,19 +102,62 @@ def read(monkeypatch):
     return reader
 
 
-def test_the_actor_reads_what_each_rollout_showed_and_the_queue_holds_an_eighth_of_it(monkeypatch, read):
+def test_the_actor_reads_what_each_rollout_showed_and_the_queue_holds_a_32nd_of_it(monkeypatch, read):
     whole = stored(monkeypatch, shared=False)
     rows = stored(monkeypatch)
     sizes = [sum(len(pickle.dumps(features)) for features in one.values()) for one in (rows, whole)]
-    assert sizes[0] < 1.05 * sizes[1] / GROUP
+    assert sizes[0] < 1.1 * sizes[1] / GROUP / 4
     read_keys, asked = read(rows | PADDING)
     found = read_keys([*rows, *PADDING])
     assert not asked and found[-2:] == [{}, {}]
-    for features, expected in zip(found, whole.values()):
+    for features, expected in zip(map(pixels.as_floats, found), whole.values()):
         assert features.keys() == expected.keys()
         assert all(torch.equal(features[name], value) for name, value in expected.items())
     clips = [features["pixel_values_videos"].data_ptr() for features in found[:-2]]
     assert len(set(clips[:GROUP])) == 1 and len(set(clips)) == PROMPTS
+
+
+@pytest.mark.parametrize(("family", "side"), [("qwen2_5_vl", 84), ("qwen3_vl", 96)])
+@pytest.mark.parametrize("kind", ["video", "image"])
+def test_what_a_processor_makes_of_frames_is_bytes_and_the_same_again(family, side, kind):
+    """As float32, as qwen-vl-utils gives them, and as the bytes that they become, the features are the same."""
+    tokenizer = build_tokenizer(["<|vision_start|><|video_pad|><|vision_end|>"], family=family)
+    processor = build_processor(tokenizer, side, family)
+    random = torch.Generator().manual_seed(3)
+    frames = torch.randint(0, 256, (4, 3, side, side), generator=random).float()
+    assert rollout_module.byte_frames(frames).dtype == torch.uint8
+    assert rollout_module.byte_frames(frames + 0.5).dtype == torch.float32
+    if kind == "video":
+        processed, given = processor.video_processor, {"do_sample_frames": False}
+        of = [processed(videos=[shown], **given) for shown in (frames, rollout_module.byte_frames(frames))]
+    else:
+        picture = Image.fromarray(frames[0].permute(1, 2, 0).byte().numpy())
+        of = [processor.image_processor(images=[picture])] * 2
+    features, of_bytes = (dict(one.convert_to_tensors("pt")) for one in of)
+    small = pixels.as_bytes(features, processor)
+    name = "pixel_values_videos" if kind == "video" else "pixel_values"
+    assert small[name].dtype == torch.uint8 and features[name].dtype == torch.float32
+    for again in (pixels.as_floats(small), of_bytes):
+        assert again.keys() == features.keys()
+        assert all(torch.equal(again[key], value) for key, value in features.items())
+
+
+def test_pixels_that_a_processor_has_resized_stay_as_they_are():
+    features = {"pixel_values_videos": torch.randn(4, 1176), "video_grid_thw": torch.tensor([[1, 2, 2]])}
+    small = pixels.as_bytes(features, SimpleNamespace(video_processor=COLOURS))
+    assert small.keys() == features.keys() and pixels.as_floats(small)["pixel_values_videos"].dtype == torch.float32
+
+
+def test_a_micro_batch_gets_floats():
+    from verl.workers.engine.fsdp import transformer_impl
+
+    features = {"pixel_values_videos": pixels._floats(torch.arange(252).byte().view(6, 42), SCALES)}
+    small = pixels.as_bytes(features, SimpleNamespace(video_processor=COLOURS))
+    assert small["pixel_values_videos"].dtype == torch.uint8
+    found = transformer_impl.extract_multi_modal_inputs(NonTensorStack(small, {}, small))
+    assert transformer_impl.extract_multi_modal_inputs is model.extract_multi_modal_inputs
+    assert found.keys() == features.keys()
+    assert torch.equal(found["pixel_values_videos"], torch.cat([features["pixel_values_videos"]] * 2))
 
 
 def test_a_rank_with_a_part_of_a_group_reads_its_first_rollout_besides(monkeypatch, read):
