@@ -196,7 +196,7 @@ class Recipe(Part):
     loss: Loss
     eval: Eval
     cluster: Cluster
-    tracking: list[Literal["wandb", "mlflow", "swanlab"]] = []
+    tracking: list[Literal["wandb", "trackio", "mlflow", "swanlab"]] = []
     difficulty: Difficulty = Difficulty()
     plan: Plan = Plan()
     publish: Publish = Publish()

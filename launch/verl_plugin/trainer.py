@@ -9,6 +9,7 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -243,9 +244,10 @@ class Trainer(PPOTrainerSync):
             rollouts.append(rollout)
         lines = (rollout.line() for rollout in rollouts)
         write_text(Path(rollout_data_dir) / f"{self.global_steps}.jsonl", "".join(lines))
-        if (wandb := self.logger.logger.get("wandb")) and self._saves():
-            run = RunFolder(Path(rollout_data_dir).parents[1])
-            log_rollouts(wandb, rollouts, run.data, self.global_steps)
+        for name in ("wandb", "trackio"):
+            if name in self.logger.logger and self._saves():
+                run = RunFolder(Path(rollout_data_dir).parents[1])
+                log_rollouts(import_module(name), rollouts, run.data, self.global_steps)
 
     def _saves(self) -> bool:
         """Whether a step ends with a checkpoint."""

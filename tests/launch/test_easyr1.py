@@ -96,6 +96,7 @@ def test_the_recipe_arrives(tiny_recipe):
         ("loss=dapo", "overlong"),
         ("loss.aggregation=constant", "aggregation=constant"),
         ("cluster.device=cpu", "needs GPUs"),
+        ("tracking=[trackio]", "no trackio"),
     ],
 )
 def test_what_easyr1_cannot_do_is_refused(tiny_recipe, override, named):

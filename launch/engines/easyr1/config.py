@@ -61,6 +61,8 @@ def check(recipe: Recipe) -> None:
         raise RecipeError(f"loss={loss.name}: here EasyR1 has the clipped loss without overlong and rollout_correction")
     if loss.dual_clip is None or loss.aggregation not in _AGGREGATION:
         raise RecipeError("loss: EasyR1 needs loss.dual_clip, and has no loss.aggregation=constant")
+    if "trackio" in recipe.tracking:
+        raise RecipeError("tracking: EasyR1 has no trackio")
     if recipe.cluster.device != "cuda":
         raise RecipeError("cluster.device: EasyR1 needs GPUs")
 

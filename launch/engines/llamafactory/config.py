@@ -50,7 +50,8 @@ def render(run: Run) -> dict[str, Any]:
         "dataloader_workers": 0 if cpu else 4,
         "bf16": recipe.model.dtype == "bfloat16",
         "output_dir": str(folder.sft),
-        "report_to": recipe.tracking or "none",
+        # transformers 5.9 sends what it logs to trackio to a public page after the training, unasked.
+        "report_to": [name for name in recipe.tracking if name != "trackio"] or "none",
     }
     here, templates = Path(__file__).parent, ["config.yaml"]
     if recipe.lora:
