@@ -18,7 +18,7 @@ TrainedTurn = Literal[Turn, "shuffled"]
 
 
 def paired(
-    samples: Sequence[Sample], turns: Sequence[TrainedTurn], seed: int, shuffle: bool
+    samples: Sequence[Sample], turns: Sequence[TrainedTurn], seed: int, shuffle: bool, balanced: bool = False
 ) -> tuple[list[Sample], list[str]]:
     """Each question followed by its twin, and for those without one why; these follow two by two, without an odd one.
 
@@ -26,22 +26,43 @@ def paired(
 
     Args:
         shuffle: False keeps the order of the questions.
+        balanced: of the yes/no pairs with one answer for both branches leave out so many that as many of them ask for
+            Yes as for No. In pairs whose answer changes each is right once.
     """
     labels, units, alone, reasons = labels_of(samples), list[list[Sample]](), list[Sample](), list[str]()
     for sample in samples:
         found, why = _branches(sample, turns, labels)
         if found:
-            number = int.from_bytes(hashlib.sha256(f"{seed}/{sample.id}".encode()).digest()[:4], "big")
-            units.append(found[number % len(found)])
+            units.append(found[_drawn(sample, seed) % len(found)])
         else:
             alone.append(sample)
             reasons.append(why)
+    if balanced:
+        kept = _balanced(units, seed)
+        reasons += ["left out, for as many answers Yes as No"] * (len(units) - len(kept))
+        units = kept
     units += [[one, other] for one, other in zip(alone[::2], alone[1::2])]
     if not shuffle:
         places = {sample.id: place for place, sample in enumerate(samples)}
         units.sort(key=lambda unit: places[unit[0].id])
     order = np.random.default_rng(seed).permutation(len(units)) if shuffle else range(len(units))
     return [sample for place in order for sample in units[place]], reasons
+
+
+def _drawn(sample: Sample, seed: int) -> int:
+    """A number of a question's own, the same in whatever company it is."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{sample.id}".encode()).digest()[:4], "big")
+
+
+def _balanced(units: list[list[Sample]], seed: int) -> list[list[Sample]]:
+    """All units but surplus ones of a yes/no answer that stays, drawn by id and seed."""
+    staying: dict[str, list[str]] = {"yes": [], "no": []}
+    for one, other in sorted(units, key=lambda unit: _drawn(unit[0], seed)):
+        if one.task == "binary" and one.answer == other.answer:
+            staying[one.gold.casefold()].append(one.id)
+    keep = min(map(len, staying.values()))
+    surplus = {name for names in staying.values() for name in names[keep:]}
+    return [unit for unit in units if unit[0].id not in surplus]
 
 
 def _branches(sample: Sample, turns: Sequence[TrainedTurn], labels: Labels) -> tuple[list[list[Sample]], str]:

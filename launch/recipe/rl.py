@@ -91,12 +91,15 @@ class Twins(Part):
     """Each question with its twin, the same question about the turned clip, in one step (CRPO, arXiv 2605.21988).
 
     `turns`: a question gets one of those that it can have. `relation_weight`: of what `rewards.relation`, in [0, 1],
-    adds to the score. [shuffled], alone, is T-GRPO's contrast (arXiv 2503.21776), answered and not trained on: right
-    answers earn `temporal_bonus` where their group's accuracy is at least `temporal_ratio` of that on shuffled frames.
+    adds to the score. `balanced`: without surplus yes/no pairs whose answer stays, so that Yes is right as often as No;
+    most twins are answered by No. [shuffled], alone, is T-GRPO's contrast (arXiv 2503.21776), answered and not trained
+    on: right answers earn `temporal_bonus` where their group's accuracy is at least `temporal_ratio` of that on
+    shuffled frames.
     """
 
     turns: list[Turn | Literal["shuffled"]] = []
     relation_weight: NonNegativeFloat = 0.0
+    balanced: bool = Field(default=False, exclude_if=lambda balanced: not balanced)
     temporal_bonus: NonNegativeFloat = Field(default=0.0, exclude_if=lambda bonus: not bonus)
     temporal_ratio: NonNegativeFloat = Field(default=0.8, exclude_if=lambda ratio: ratio == 0.8)
 
@@ -109,6 +112,8 @@ class Twins(Part):
     def _a_relation_has_two_sides(self) -> "Twins":
         if self.relation_weight and not self.turns:
             raise ValueError("relation_weight compares answers about a clip and its twin: give turns")
+        if self.balanced and (not self.turns or "shuffled" in self.turns):
+            raise ValueError("balanced chooses among questions and their twins: give turns, of which none is shuffled")
         return self
 
     @model_validator(mode="after")

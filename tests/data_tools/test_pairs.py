@@ -48,6 +48,22 @@ def test_a_choice_asks_for_the_counterpart_of_each_option():
         assert other[NAMES["pan_left"]] == NAMES["pan_right"] and other[NAMES["tilt_up"]] == NAMES["tilt_up"]
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_of_balanced_pairs_as_many_answers_are_yes_as_no(seed):
+    samples = list(binary_samples(CLIPS, 60, "rl", np.random.default_rng(seed)))
+    assert [sample.gold for sample in samples].count("Yes") == 30
+    everything, _ = paired(samples, ["mirrored", "reversed"], seed, shuffle=True)
+    found, reasons = paired(samples, ["mirrored", "reversed"], seed, shuffle=True, balanced=True)
+    assert [sample.gold for sample in everything].count("Yes") < 0.45 * len(everything)
+    assert [sample.gold for sample in found].count("Yes") == len(found) / 2
+    assert len(reasons) == (len(everything) - len(found)) / 2 > 0 and len(set(reasons)) == 1
+    kept = {sample.id for sample in found}
+    changing = [a for a, b in zip(everything[::2], everything[1::2]) if a.answer != b.answer]
+    assert {sample.id for sample in changing} <= kept
+    for one, other in zip(found[::2], found[1::2]):
+        assert other.extras["twin_of"] == one.id
+
+
 def test_questions_without_a_twin_come_two_by_two_so_that_no_pair_is_parted():
     alone = [GROUNDING.model_copy(update={"id": f"g{number}"}) for number in range(5)]
     mixed = [*alone[:2], *SAMPLES[:3], *alone[2:]]

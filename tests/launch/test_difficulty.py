@@ -171,6 +171,8 @@ def test_twins_need_even_batches_and_a_relation_needs_twins(made):
         "rl.twins.temporal_bonus=0.3",
         ("rl.twins.turns=[mirrored,shuffled]", "rl.twins.temporal_bonus=0.3"),
         ("rl.twins.turns=[shuffled]", "rl.twins.temporal_bonus=0.3", "rl.twins.relation_weight=0.5"),
+        ("rl.twins.turns=[shuffled]", "rl.twins.temporal_bonus=0.3", "rl.twins.balanced=true"),
+        "rl.twins.balanced=true",
     ):
         with pytest.raises(RecipeError, match=r"rl\.twins|twins"):
             made(*([refused] if isinstance(refused, str) else refused))

@@ -23,7 +23,8 @@ def with_twins(run: Run, table: pa.Table) -> pa.Table:
     recipe, rows = run.recipe, table.to_pylist()
     samples = [Sample.model_validate_json(row["extra_info"]["sample"]) for row in rows]
     shuffle = not recipe.rl.by_difficulty or recipe.difficulty.order == "as_given"
-    chosen, reasons = paired(samples, recipe.rl.twins.turns, recipe.seed, shuffle)
+    twins = recipe.rl.twins
+    chosen, reasons = paired(samples, twins.turns, recipe.seed, shuffle, twins.balanced)
     turned = [sample for sample in chosen if "turn" in sample.extras]
     _write(run, turned)
     console.print(f"  {len(turned)} twins; questions without one: {skipped(reasons) or 'none'}", markup=False)
