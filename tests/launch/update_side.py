@@ -60,7 +60,7 @@ def packed(model: Path, plain: Side, fields: dict[str, Any]) -> dict[str, dict[s
 
 def main() -> None:
     update.join_alone()
-    found: dict[str, Any] = {"flops": {}, "seconds": {}, "losses": []}
+    found: dict[str, Any] = {"flops": {}, "seconds": {}, "gib": {}, "losses": []}
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model"
         update.save_tiny(model)
@@ -76,8 +76,9 @@ def main() -> None:
             fields = batch(model, tokens, size=8)
             sides["plain"].rows, sides["ours"].own_old = 1, False  # without padding; both passes
             for name, side in sides.items():
-                begin = time.perf_counter()
-                found["flops"].setdefault(tokens, {})[name] = side.flops(fields)
+                flops, begin = found["flops"].setdefault(tokens, {}), time.perf_counter()
+                peak = update.peak_gib(lambda: flops.update({name: side.flops(fields)}))  # noqa: B023 (called here)
+                found["gib"].setdefault(tokens, {})[name] = peak
                 found["seconds"].setdefault(tokens, {})[name] = time.perf_counter() - begin
         fresh, fields = Side(model, VARIANTS["ours"], size=8), batch(model, 18, size=4, prompts=2)
         for _ in range(5):
