@@ -95,7 +95,7 @@ def _prompts(recipe: Recipe) -> Iterator[tuple[str, str]]:
         paid = f"shuffled, bonus {temporal['bonus']:g} from a ratio of {temporal['ratio']:g} on"
         yield "RL contrast", f"{paid}: twice the prompts are answered"
     elif turns := recipe.rl.twins.turns:
-        weight = f"relation weight {recipe.rl.twins.relation_weight:g}"
+        weight = f"relation weight {recipe.rl.twins.relation_weight:g}" + ", balanced" * recipe.rl.twins.balanced
         yield "RL twins", f"{' or '.join(turns)}, {weight}: up to twice the prompts, and steps of an epoch"
 
 
