@@ -185,19 +185,20 @@ class Core:
 
     def add_request(self, name, prompt, params) -> None:
         assert len(prompt["prompt_token_ids"]) < 10
+        assert params.output_kind.name == "FINAL_ONLY"  # so that each output of a step is a whole one
         self.waiting[name] = prompt
         self.most = max(self.most, len(self.waiting))
 
     def step(self) -> list:
         name, prompt = self.waiting.popitem()
-        return [SimpleNamespace(request_id=name, finished=True, prompt=prompt)]
+        return [SimpleNamespace(request_id=name, prompt=prompt)]
 
 
 def test_questions_take_turns_and_keep_their_outputs():
     def steps(name: str, turns: list[int]):
         seen = []
         for length in turns:
-            outputs = yield [({"prompt_token_ids": [place] * length}, None) for place in range(2)]
+            outputs = yield [({"prompt_token_ids": [place] * length}, SimpleNamespace()) for place in range(2)]
             seen += [output.prompt["prompt_token_ids"][0] for output in outputs]
         return {"id": name, "seen": seen}
 
