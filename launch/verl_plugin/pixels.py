@@ -123,7 +123,7 @@ def register(module: Any) -> None:
         data = await read(meta)
         if isinstance(meta, module.KVBatchMeta):
             await with_pixels(data, meta.partition_id)
-        elif meta.size:  # a rank's share
+        elif meta.size:  # a rank's share, which names its rows by numbers
             await with_pixels(data, meta.partition_ids[0])
         return data
 

@@ -208,6 +208,19 @@ def counted(prompts: Prompts) -> list[int]:
     return sizes
 
 
+def odd_ones_are_contrasts(prompts: Prompts) -> None:
+    """Each is about the shuffled frames of the prompt before it, from now on."""
+    draw = prompts.draw
+
+    def marked(count: int) -> None:
+        draw(count)
+        for key, fields in prompts.queue.fields.items():
+            if int(key.split("_")[0].split(".")[1]) % 2:
+                fields["extra_fields"]["reward_extra_info"]["shuffled"] = 1.0
+
+    prompts.draw = marked
+
+
 def test_a_refill_draws_what_is_missing_at_the_keep_rate(queue):
     prompts = Prompts(queue, [0, 2, 2, 4, 2, 2], batch=12)  # two of three are kept
     sizes = counted(prompts)
@@ -303,16 +316,8 @@ def test_a_group_is_replaced_while_others_are_running(queue, monkeypatch):
 
 
 def test_a_contrast_is_drawn_with_the_question_that_takes_a_place(queue, monkeypatch):
-    prompts = RunningPrompts(queue, [2, 1, 0, 4, 3, 3, 1, 0], batch=4, order=0)  # the odd ones are contrasts
-    draw = prompts.draw
-
-    def marked(count):
-        draw(count)
-        for key, fields in queue.fields.items():
-            if int(key.split("_")[0].split(".")[1]) % 2:
-                fields["extra_fields"]["reward_extra_info"]["shuffled"] = 1.0
-
-    prompts.draw = marked
+    prompts = RunningPrompts(queue, [2, 1, 0, 4, 3, 3, 1, 0], batch=4, order=0)
+    odd_ones_are_contrasts(prompts)
     monkeypatch.setattr(filter_module.time, "sleep", prompts.finish_some)
     names, _ = prompts.step_of(prompts.sampler(contrast=True, refill="immediate"))
     assert names == [f"step000001.{number:05d}" for number in (0, 4, 6, 8)] and prompts.drawn == 10
@@ -342,15 +347,7 @@ def test_both_branches_of_a_pair_are_kept_or_dropped(queue):
 def test_answers_about_shuffled_frames_are_compared_with_and_not_trained_on(queue, monkeypatch, tmp_path):
     """Each odd prompt is the contrast of the one before it: a step is filled with questions alone."""
     prompts = Prompts(queue, [2, 1, 0, 4, 3, 3, 1, 0], batch=4)
-    draw = prompts.draw
-
-    def marked(count):
-        draw(count)
-        for key, fields in queue.fields.items():
-            if int(key.split("_")[0].split(".")[1]) % 2:
-                fields["extra_fields"]["reward_extra_info"]["shuffled"] = 1.0
-
-    prompts.draw = marked
+    odd_ones_are_contrasts(prompts)
     sampler = prompts.sampler(contrast=True, low=-1.0, high=2.0)
     one, metrics = prompts.step_of(sampler)
     assert one == [f"step000001.{number:05d}" for number in (0, 2, 4, 6)]
